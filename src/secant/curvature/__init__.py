@@ -1,0 +1,1 @@
+"""Models of the inverse Hessian, corrected once per step."""

@@ -1,0 +1,134 @@
+"""The whole Broyden class with self-scaling, as two rank-one corrections of the dense inverse."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+
+from secant.curvature.curvature import Curvature, State
+from secant.curvature.initial import InitialScale, initial_inverse
+from secant.curvature.pair import InverseProducts, SecantPair
+from secant.curvature.scaling import Member, MemberRule
+from secant.curvature.symmetric import MatrixKernel
+from secant.objective import Objective
+from secant.step import Correction, Point, Step
+
+
+@final
+class Broyden(Curvature):
+    """The dense inverse ``H`` of the Broyden class.
+
+    With ``w = H y``, ``rho = 1 / s.y``, ``v = rho s - w / y.w``:
+
+        H+ = (H - w w' / y.w + phi (y.w) v v') / tau + rho s s'
+
+    where ``phi = (1 - theta) / (1 + a theta)`` and ``a = (y.w)(s.Bs) / (s.y)^2 - 1``. BFGS is ``theta = 0``, DFP ``theta = 1``, both with ``tau = 1``.
+    ``H+`` is positive definite whenever ``H`` is, ``s.y > 0`` and ``1 + a theta > 0``.
+
+    Args:
+        rule: Chooses ``theta`` and ``tau`` at every correction.
+        initial: The initial scale, see :class:`~secant.curvature.initial.InitialScale`.
+        skip_below: The correction is skipped when ``s.y <= skip_below |s| |y|``.
+        kernel: The passes over the matrix; None chooses by device and type.
+
+    Source:
+        Urban, Stefanou & Pons (2025), arXiv 2405.04230, eq. 10 to 19; Nocedal & Wright (2006), section 6.3. Departures: both terms are brought to rank one by
+        completing the square, so that they can wait and be folded in together; ``H y`` is the difference of two known products.
+    """
+
+    def __init__(self, rule: MemberRule, *, initial: InitialScale, skip_below: float = 1e-14, kernel: MatrixKernel | None = None) -> None:
+        self._rule = rule
+        self._initial = initial
+        self._skip_below = skip_below
+        self._kernel = kernel
+        self._products: InverseProducts | None = None
+        self._corrections = 0
+
+    def update(self, objective: Objective, point: Point, last: Step | None) -> Correction:
+        """Correct ``H`` with the last step; see :class:`~secant.curvature.curvature.Curvature`. Cost: one product and O(n)."""
+        if self._products is None:
+            self._products = InverseProducts(initial_inverse(self._initial, objective, point, self._kernel))
+            self._corrections = 0
+            return Correction.INITIAL
+        pair = None if last is None else self._products.pair(last, objective.space)
+        if pair is None or last is None or last.trial is None:
+            return Correction.NOTHING_NEW
+        if not pair.sy > self._skip_below * math.sqrt(pair.ss) * math.sqrt(pair.yy):
+            return Correction.SKIPPED_CURVATURE
+        if not pair.yHy > 0.0:
+            self.reset()
+            self.update(objective, point, None)
+            return Correction.RESET_INDEFINITE
+        return self._correct(self._products, pair, last.trial.grad)
+
+    def solve(self, v: Tensor) -> Tensor:
+        """``H v``, shape ``(n,)``; free for the gradient of the last correction. Cost otherwise: one read of ``H``."""
+        if self._products is None:
+            raise RuntimeError("Expected an inverse Hessian, got none yet: call update first.")
+        return self._products.times(v)
+
+    def reset(self) -> None:
+        """Forget ``H``; the next ``update`` starts from the initial scale."""
+        self._products = None
+
+    def dense_inverse(self) -> Tensor:
+        """``H`` as a new symmetric matrix of shape ``(n, n)``."""
+        if self._products is None:
+            raise RuntimeError("Expected an inverse Hessian, got none yet: take a step first.")
+        return self._products.inverse.dense()
+
+    def bytes_needed(self, size: int, bytes_per_number: int) -> int:
+        """``n^2`` numbers for ``H`` and ``2 * 32 n`` for the waiting terms and a fold of them."""
+        return bytes_per_number * (size * size + 64 * size)
+
+    def state(self) -> State:
+        """See :class:`~secant.curvature.curvature.Curvature`."""
+        return self._products.state() | {"corrections": self._corrections} if self._products is not None else {}
+
+    def load(self, state: State, like: Tensor) -> None:
+        """See :class:`~secant.curvature.curvature.Curvature`."""
+        self._products = InverseProducts.from_state(state, like, self._kernel) if state else None
+        self._corrections = int(state.get("corrections", 0) or 0)
+
+    def _correct(self, products: InverseProducts, pair: SecantPair, gradient: Tensor) -> Correction:
+        inverse = products.inverse
+        if self._corrections == 0 and self._initial == "auto" and pair.length > 0.0:
+            inverse.scale(pair.length)
+            pair = pair.with_inverse_times(pair.length)
+        member = self._rule(pair.yHy / pair.sy, pair.sBs / pair.sy, pair.s.numel())
+        terms = rank_one_terms(pair, member)
+        if terms is None:
+            return Correction.SKIPPED_THETA
+        first, along_Hy, second = terms
+        vector = torch.add(pair.s, pair.Hy, alpha=along_Hy)
+        inverse.scale(1.0 / member.tau)
+        inverse.add(first, vector)
+        inverse.add(second, pair.Hy)
+        product = pair.Hg / member.tau
+        product.add_(vector, alpha=first * (pair.sg + along_Hy * pair.Hyg)).add_(pair.Hy, alpha=second * pair.Hyg)
+        products.remember(gradient, product)
+        self._corrections += 1
+        return Correction.APPLIED
+
+
+def rank_one_terms(pair: SecantPair, member: Member) -> tuple[float, float, float] | None:
+    """The correction as ``first u u' + second w w'`` with ``u = s + along w``, ``w = H y``, after ``H`` was divided by ``tau``.
+
+    In ``s`` and ``w`` the correction is a symmetric 2 x 2 form; completing the square on ``s s'``, whose factor is positive, leaves two rank-one terms.
+
+    Returns:
+        ``(first, along, second)``, or None where ``1 + a theta <= 0``: the member would not be positive definite.
+    """
+    h, b = pair.yHy / pair.sy, pair.sBs / pair.sy  # ratios first: the products of two small curvatures would underflow
+    a = h * b - 1.0
+    if not 1.0 + a * member.theta > 0.0:
+        return None
+    phi = (1.0 - member.theta) / (1.0 + a * member.theta)
+    rho = 1.0 / pair.sy
+    ss = rho * (1.0 + phi * h / member.tau)
+    sw = -phi * rho / member.tau
+    ww = (phi - 1.0) / (pair.yHy * member.tau)
+    return ss, sw / ss, ww - sw / ss * sw

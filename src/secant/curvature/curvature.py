@@ -1,0 +1,67 @@
+"""The contract of a curvature: a model of the inverse Hessian, corrected once per step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from secant.objective import Objective
+from secant.step import Correction, Point, Step
+
+StateValue = Tensor | float | int | str | None
+State = dict[str, StateValue]
+
+
+class Curvature(ABC):
+    """A model ``H`` of the inverse Hessian.
+
+    The loop calls ``update`` at the start of every iteration with the point it stands at and the step that led there; a step along ``-H g`` follows.
+    """
+
+    @abstractmethod
+    def update(self, objective: Objective, point: Point, last: Step | None) -> Correction:
+        """Correct the model with the last step, or set it up where there is none.
+
+        Args:
+            objective: For sizes, group scales and, in exact methods, Hessian products.
+            point: Where the next step starts.
+            last: The step before, accepted or rejected, whose two points were evaluated with one and the same closure; None at the start and after a reset.
+        """
+
+    @abstractmethod
+    def solve(self, v: Tensor) -> Tensor:
+        """The inverse-curvature product ``H v`` of shape ``(n,)``. ``H`` may be indefinite: callers check ``g . H g > 0``."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything; the next ``update`` starts from the initial scale."""
+
+    @abstractmethod
+    def bytes_needed(self, size: int, bytes_per_number: int) -> int:
+        """Memory the model will take for ``size`` parameters, in bytes."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """All that is needed to go on bit for bit: tensors and plain numbers only. Tensors may be the model's own: copy them before the next update."""
+
+    @abstractmethod
+    def load(self, state: State, like: Tensor) -> None:
+        """Take over a saved state, on the device of ``like`` and in the saved dtype."""
+
+
+class QuadraticModel(Curvature):
+    """A curvature that also knows ``B = H^-1``, as trust regions and cubic regularization need."""
+
+    @abstractmethod
+    def multiply(self, v: Tensor) -> Tensor:
+        """The curvature product ``B v`` of shape ``(n,)``."""
+
+    @property
+    @abstractmethod
+    def negative_eigenvalues(self) -> int | None:
+        """How many eigenvalues of ``B`` are negative, None where that is not known; 0 makes ``-H g`` the minimizer of the model."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """``B`` as a symmetric matrix of shape ``(n, n)``, a new tensor."""

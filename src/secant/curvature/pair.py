@@ -1,0 +1,128 @@
+"""The secant pair of a step and the inner products that every correction is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from secant.curvature.curvature import State
+from secant.curvature.symmetric import DeferredSymmetric, MatrixKernel
+from secant.space import Space
+from secant.step import Step
+
+CANCELLATION = 1e-8  # below this share of |H g| the difference H g+ - H g has lost half its digits: H y is computed afresh
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SecantPair:
+    """One step seen through the present inverse ``H``.
+
+    Attributes:
+        s: Step ``x+ - x``.
+        y: Gradient change ``g+ - g``.
+        Hy: ``H y``.
+        Hg: ``H g+``, the product that also gives the next direction.
+        ss, yy, sy, yHy, HyHy: Inner products ``s.s``, ``y.y``, ``s.y``, ``y.Hy``, ``Hy.Hy``.
+        sg, Hyg: ``s.g+`` and ``Hy.g+``.
+        sBs: ``s.Bs`` with ``B = H^-1``, known without ``B`` because ``s`` is a multiple of ``-H g``.
+        length: The multiple: ``s = -length H g``.
+    """
+
+    s: Tensor
+    y: Tensor
+    Hy: Tensor
+    Hg: Tensor
+    ss: float
+    yy: float
+    sy: float
+    yHy: float
+    HyHy: float
+    sg: float
+    Hyg: float
+    sBs: float
+    length: float
+
+    def with_inverse_times(self, factor: float) -> SecantPair:
+        """The same pair seen through ``factor H``."""
+        return replace(
+            self,
+            Hy=self.Hy * factor,
+            Hg=self.Hg * factor,
+            yHy=self.yHy * factor,
+            HyHy=self.HyHy * factor**2,
+            Hyg=self.Hyg * factor,
+            sBs=self.sBs / factor,
+            length=self.length / factor,
+        )
+
+
+@final
+class InverseProducts:
+    """Products with the inverse, remembering the last one.
+
+    A line-search step leaves along ``-H g``, so ``H g`` is known when the correction is due and ``H y = H g+ - H g`` costs one product, the same one that gives
+    the next direction (DESIGN: one read).
+
+    Args:
+        inverse: The matrix ``H``.
+    """
+
+    def __init__(self, inverse: DeferredSymmetric) -> None:
+        self.inverse = inverse
+        self._known: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def known(self) -> tuple[Tensor, Tensor] | None:
+        """The vector and its product computed last."""
+        return self._known
+
+    def times(self, v: Tensor) -> Tensor:
+        """``H v``; free for the vector multiplied last."""
+        product = self.recall(v)
+        if product is None:
+            product = self.inverse.times(v)
+            self.remember(v, product)
+        return product
+
+    def recall(self, v: Tensor) -> Tensor | None:
+        """``H v`` when it is known, else None."""
+        if self._known is not None and (self._known[0] is v or torch.equal(self._known[0], v)):
+            return self._known[1]
+        return None
+
+    def remember(self, v: Tensor, product: Tensor) -> None:
+        """Note that ``H v`` is ``product``."""
+        self._known = (v, product)
+
+    def pair(self, step: Step, space: Space) -> SecantPair | None:
+        """The secant pair of a step with everything a correction needs; None when no second point was evaluated. Cost: one product, O(n) besides."""
+        if step.trial is None or step.trial is step.start or not step.trial.is_finite:
+            return None
+        before, gradient = self.times(step.start.grad), step.trial.grad
+        s, y = step.trial.x - step.start.x, gradient - step.start.grad
+        Hg = self.inverse.times(gradient)
+        Hy = Hg - before
+        G = space.gram(s, y, Hy, gradient, before)
+        if G[2][2] < CANCELLATION**2 * G[4][4]:
+            Hy = self.inverse.times(y)
+            G = space.gram(s, y, Hy, gradient, before)
+        length = -G[0][4] / G[4][4] if G[4][4] > 0.0 else 0.0
+        sBs = -length * (G[0][3] - G[0][1])
+        return SecantPair(s, y, Hy, Hg, ss=G[0][0], yy=G[1][1], sy=G[0][1], yHy=G[1][2], HyHy=G[2][2], sg=G[0][3], Hyg=G[2][3], sBs=sBs, length=length)
+
+    def state(self) -> State:
+        """The matrix's state and the product computed last."""
+        vector, product = self._known if self._known is not None else (None, None)
+        return self.inverse.state() | {"known_vector": vector, "known_product": product}
+
+    @classmethod
+    def from_state(cls, state: State, like: Tensor, kernel: MatrixKernel | None = None) -> InverseProducts:
+        """Products that go on bit for bit where ``state`` was taken, on the device of ``like``."""
+        restored = cls(DeferredSymmetric.from_state(state, like, kernel))
+        vector, product = state["known_vector"], state["known_product"]
+        if isinstance(vector, Tensor) and isinstance(product, Tensor):
+            restored.remember(vector.to(like.device, copy=True), product.to(like.device, copy=True))
+        return restored

@@ -1,0 +1,200 @@
+"""SR1: the symmetric rank-one correction, of the inverse alone or of the Hessian beside it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeVar, final
+
+from torch import Tensor
+
+from secant.curvature.curvature import Curvature, QuadraticModel, State
+from secant.curvature.initial import InitialScale, initial_diagonal, initial_inverse
+from secant.curvature.pair import InverseProducts, SecantPair
+from secant.curvature.symmetric import DeferredSymmetric
+from secant.objective import Objective
+from secant.space import Space
+from secant.step import Correction, Point, Step
+
+T = TypeVar("T")
+
+SKIP_BELOW = 1e-8  # Nocedal & Wright (2006), eq. 6.26
+
+
+@final
+class InverseSR1(Curvature):
+    """``H+ = H + r r' / (r.y)`` with ``r = s - H y``: for line searches and fixed steps.
+
+    ``H`` may become indefinite, so ``-H g`` may point uphill.
+
+    Args:
+        initial: The initial scale, see :class:`~secant.curvature.initial.InitialScale`.
+
+    Source:
+        Nocedal & Wright (2006), eq. 6.25; skip rule eq. 6.26.
+    """
+
+    def __init__(self, *, initial: InitialScale) -> None:
+        self._initial = initial
+        self._products: InverseProducts | None = None
+
+    def update(self, objective: Objective, point: Point, last: Step | None) -> Correction:
+        """Correct ``H`` with the last step; see :class:`~secant.curvature.curvature.Curvature`. Cost: one product and O(n)."""
+        if self._products is None:
+            self._products = InverseProducts(initial_inverse(self._initial, objective, point))
+            return Correction.INITIAL
+        pair = None if last is None else self._products.pair(last, objective.space)
+        if pair is None or last is None or last.trial is None:
+            return Correction.NOTHING_NEW
+        term = _inverse_term(pair, objective.space)
+        if term is None:
+            return Correction.SKIPPED_DENOMINATOR
+        _correct_inverse(self._products, pair, term, last.trial.grad)
+        return Correction.APPLIED
+
+    def solve(self, v: Tensor) -> Tensor:
+        """``H v``, shape ``(n,)``; free for the gradient of the last correction. Cost otherwise: one read of ``H``."""
+        return _known(self._products).times(v)
+
+    def reset(self) -> None:
+        """Forget ``H``; the next ``update`` starts from the initial scale."""
+        self._products = None
+
+    def dense_inverse(self) -> Tensor:
+        """``H`` as a new symmetric matrix of shape ``(n, n)``."""
+        return _known(self._products).inverse.dense()
+
+    def bytes_needed(self, size: int, bytes_per_number: int) -> int:
+        """``n^2`` numbers for ``H`` and ``2 * 32 n`` for the waiting terms and a fold of them."""
+        return bytes_per_number * (size * size + 64 * size)
+
+    def state(self) -> State:
+        """See :class:`~secant.curvature.curvature.Curvature`."""
+        return self._products.state() if self._products is not None else {}
+
+    def load(self, state: State, like: Tensor) -> None:
+        """See :class:`~secant.curvature.curvature.Curvature`."""
+        self._products = InverseProducts.from_state(state, like) if state else None
+
+
+@final
+class SR1(QuadraticModel):
+    """SR1 for ``B`` and ``H = B^-1`` side by side, with the number of negative eigenvalues.
+
+        H+ = H + u u' / (u.y),  u = s - H y          B+ = B + r r' / (r.s),  r = y - B s
+
+    Both are corrected or neither. ``det B+ / det B = -(u.y) / (r.s)``, so a correction that flips the sign of the determinant moves exactly one
+    eigenvalue through zero, upwards for ``r.s > 0``: the inertia of ``B`` is known from two numbers per step, and a trust region knows without a
+    factorization when ``-H g`` is the minimizer of the model.
+
+    Args:
+        initial: The initial scale, see :class:`~secant.curvature.initial.InitialScale`.
+
+    Source:
+        Nocedal & Wright (2006), eq. 6.24 to 6.26; the determinant by the matrix determinant lemma.
+    """
+
+    def __init__(self, *, initial: InitialScale) -> None:
+        self._initial = initial
+        self._products: InverseProducts | None = None
+        self._model: DeferredSymmetric | None = None
+        self._negative = 0
+
+    @property
+    def negative_eigenvalues(self) -> int:
+        """How many eigenvalues of ``B`` are negative, in exact arithmetic."""
+        return self._negative
+
+    def update(self, objective: Objective, point: Point, last: Step | None) -> Correction:
+        """Correct ``B`` and ``H`` with the last step, accepted or rejected. Cost: one product with each and O(n)."""
+        if self._products is None or self._model is None:
+            diagonal = initial_diagonal(self._initial, objective, point)
+            self._products, self._model = InverseProducts(DeferredSymmetric(diagonal)), DeferredSymmetric(diagonal.reciprocal())
+            self._negative = 0
+            return Correction.INITIAL
+        pair = None if last is None else self._products.pair(last, objective.space)
+        if pair is None or last is None or last.trial is None:
+            return Correction.NOTHING_NEW
+        term = _inverse_term(pair, objective.space)
+        model_term = _rank_one_term(pair.y - self._model.times(pair.s), pair.s, objective.space)
+        if term is None or model_term is None:
+            return Correction.SKIPPED_DENOMINATOR
+        self._model.add(1.0 / model_term.denominator, model_term.vector)
+        if term.denominator * model_term.denominator > 0.0:
+            self._negative = max(0, self._negative + (1 if model_term.denominator < 0.0 else -1))
+        _correct_inverse(self._products, pair, term, last.trial.grad)
+        return Correction.APPLIED
+
+    def solve(self, v: Tensor) -> Tensor:
+        """``H v``, shape ``(n,)``; free for the gradient of the last correction. Cost otherwise: one read of ``H``."""
+        return _known(self._products).times(v)
+
+    def multiply(self, v: Tensor) -> Tensor:
+        """``B v``, shape ``(n,)``. Cost: one read of ``B``."""
+        return _known(self._model).times(v)
+
+    def dense(self) -> Tensor:
+        """``B`` as a new symmetric matrix of shape ``(n, n)``."""
+        return _known(self._model).dense()
+
+    def dense_inverse(self) -> Tensor:
+        """``H`` as a new symmetric matrix of shape ``(n, n)``."""
+        return _known(self._products).inverse.dense()
+
+    def reset(self) -> None:
+        """Forget ``B`` and ``H``; the next ``update`` starts from the initial scale."""
+        self._products = self._model = None
+
+    def bytes_needed(self, size: int, bytes_per_number: int) -> int:
+        """Two matrices of ``n^2`` numbers and ``2 * 32 n`` for each one's waiting terms and a fold of them."""
+        return 2 * bytes_per_number * (size * size + 64 * size)
+
+    def state(self) -> State:
+        """See :class:`~secant.curvature.curvature.Curvature`."""
+        if self._products is None or self._model is None:
+            return {}
+        model = {f"model_{key}": value for key, value in self._model.state().items()}
+        return self._products.state() | model | {"negative": self._negative}
+
+    def load(self, state: State, like: Tensor) -> None:
+        """See :class:`~secant.curvature.curvature.Curvature`."""
+        self.reset()
+        if state:
+            self._products = InverseProducts.from_state(state, like)
+            model = {key.removeprefix("model_"): value for key, value in state.items() if key.startswith("model_")}
+            self._model = DeferredSymmetric.from_state(model, like)
+            self._negative = int(state["negative"])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _RankOneTerm:
+    """``vector vector' / denominator``."""
+
+    vector: Tensor
+    denominator: float
+
+
+def _rank_one_term(residual: Tensor, other: Tensor, space: Space) -> _RankOneTerm | None:
+    """The correction ``r r' / (r.other)``; None where ``|r.other| < 1e-8 |r| |other|``, beyond which it would be unbounded or noise."""
+    G = space.gram(residual, other)
+    denominator = G[0][1]
+    if denominator == 0.0 or not abs(denominator) >= SKIP_BELOW * math.sqrt(G[0][0]) * math.sqrt(G[1][1]):
+        return None
+    return _RankOneTerm(residual, denominator)
+
+
+def _inverse_term(pair: SecantPair, space: Space) -> _RankOneTerm | None:
+    return _rank_one_term(pair.s - pair.Hy, pair.y, space)
+
+
+def _correct_inverse(products: InverseProducts, pair: SecantPair, term: _RankOneTerm, gradient: Tensor) -> None:
+    """Add the term to ``H`` and bring the known product ``H g+`` up to date in O(n)."""
+    weight = 1.0 / term.denominator
+    products.inverse.add(weight, term.vector)
+    products.remember(gradient, pair.Hg.add(term.vector, alpha=weight * (pair.sg - pair.Hyg)))
+
+
+def _known(value: T | None) -> T:
+    if value is None:
+        raise RuntimeError("Expected a curvature, got none yet: take a step first.")
+    return value

@@ -1,0 +1,384 @@
+"""The loop, written once: evaluate, correct the inverse, choose how far to trust it, write back."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from secant.curvature.curvature import Curvature
+from secant.globalization.globalization import Globalization
+from secant.memory import require_memory
+from secant.objective import Closure, Counts, Objective
+from secant.saving import load_step, save_step
+from secant.step import Correction, Outcome, Point, Step
+from secant.stopping import Progress
+
+C = TypeVar("C", bound=Curvature)
+Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+_SAVED = "secant"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Iteration:
+    """What a callback sees after every iteration.
+
+    Attributes:
+        number: Iterations so far, counted from 1.
+        x: Flat parameters, shape ``(n,)``; not to be written to.
+        loss: The minimized number at ``x``.
+        largest_grad: ``max |grad|`` at ``x``.
+        outcome: Why the step ended as it did.
+        correction: What became of the inverse Hessian before the step.
+        counts: Evaluations so far.
+    """
+
+    number: int
+    x: Tensor
+    loss: float
+    largest_grad: float
+    outcome: Outcome
+    correction: Correction
+    counts: Counts
+
+
+Callback = Callable[[Iteration], object]
+
+
+class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
+    """A torch optimizer that steps along ``-H g`` with a curvature ``H`` and a globalization.
+
+    It needs a closure that evaluates the loss of the full batch, with or without calling ``backward``; ``.grad`` is cleared first either way. The
+    evaluation at the end of one step is used again at the start of the next while the closure is the same object and nothing wrote to the parameters;
+    where the closure's data change behind its back, call :meth:`objective_changed`.
+
+    Attributes:
+        outcome: Why the last iteration ended as it did, or why the run stopped; None before the first.
+        correction: What became of the inverse Hessian before the last step; None before the first.
+        last_step: Where the last iteration started, what was tried, what was kept and why; None before the first.
+        point: The evaluation at which the last ``step`` left the parameters; None before the first.
+
+    Args:
+        params: As for every torch optimizer.
+        curvature: The model of the inverse Hessian.
+        globalization: How far to trust it.
+        lr: Multiplies the first trial length of every search, or the first trust radius. The ratios between the groups' values scale the blocks of the
+            initial ``H`` and are read when it is set. A number or a tensor with one element.
+        weight_decay: The term ``0.5 * weight_decay * |x|^2`` becomes part of the objective; ``step`` still returns the closure's own loss.
+        maximize: Maximize instead of minimizing.
+        iterations_per_step: Iterations in one call of ``step``.
+        gradient_tolerance: ``max |grad|`` relative to the first one at which the outcome is ``CONVERGED``; 0 goes on to the rounding floor.
+        callback: Called with an :class:`Iteration` after each; raising ``StopIteration`` stops.
+        process_group: Ranks over which loss and gradient are reduced; None communicates nothing.
+        reduction: ``"mean"`` or ``"sum"`` over the ranks.
+
+    Raises:
+        TypeError: The globalization needs more than the curvature offers, or a parameter is of an unsupported kind.
+        ValueError: An option is out of range, or there is nothing to train.
+        MemoryError: The curvature does not fit into what is free.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        curvature: C,
+        globalization: Globalization[C],
+        *,
+        lr: float | Tensor = 1.0,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        iterations_per_step: int = 1,
+        gradient_tolerance: float = 0.0,
+        callback: Callback | None = None,
+        process_group: dist.ProcessGroup | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        _check_options(lr, weight_decay, iterations_per_step, gradient_tolerance)
+        if not isinstance(curvature, globalization.needs):
+            raise TypeError(
+                f"{type(globalization).__name__} needs a curvature that offers multiply(v); {type(curvature).__name__} offers only solve(v). "
+                "Use SR1 or a line search."
+            )
+        self._objective: Objective | None = None
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self._curvature = curvature
+        self._globalization = globalization
+        self._iterations_per_step = iterations_per_step
+        self._gradient_tolerance = gradient_tolerance
+        self._callback = callback
+        self._objective_options = {"maximize": maximize, "process_group": process_group, "reduction": reduction}
+        self._progress = Progress()
+        self._unused: Step | None = None
+        self._pending_reset: Correction | None = None
+        self._warned_float32 = False
+        self.last_step: Step | None = None
+        self.point: Point | None = None
+        self.outcome: Outcome | None = None
+        self.correction: Correction | None = None
+        self._objective = self._new_objective()
+
+    @property
+    def counts(self) -> Counts:
+        """Losses, gradients and Hessian products evaluated so far."""
+        return self._border().counts
+
+    @property
+    def curvature(self) -> C:
+        """The model of the inverse Hessian."""
+        return self._curvature
+
+    @property
+    def size(self) -> int:
+        """``n``, the number of trainable real numbers."""
+        return self._border().layout.size
+
+    @property
+    def iteration(self) -> int:
+        """Iterations so far."""
+        return self._progress.iteration
+
+    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+        """Take ``iterations_per_step`` iterations, fewer when an outcome stops them.
+
+        Args:
+            closure: Evaluates the loss of the full batch and returns it, with or without calling ``backward``.
+
+        Returns:
+            The closure's loss at the start of the step, detached.
+
+        Raises:
+            TypeError: No closure was given, or it returns no loss.
+            RuntimeError: The loss has no graph or reaches no parameter.
+        """
+        if closure is None:
+            raise TypeError(f"{type(self).__name__}.step needs a closure that evaluates the loss: optimizer.step(lambda: loss_of(model)).")
+        self._renew_layout()
+        objective = self._border()
+        objective.bind(closure, self.param_groups)
+        start = point = objective.here()
+        objective.best = start if start.is_finite else None
+        try:
+            for _ in range(self._iterations_per_step):
+                point = self._iterate(objective, point)
+                if self.outcome is None or self.outcome.stops or self.outcome in _FRUITLESS:
+                    break
+        except BaseException:
+            # The parameters stand at some trial point: the best finite one of this call is where a user who interrupts wants them.
+            self.go_to(objective.best or start)
+            raise
+        self.point = point
+        return start.reported
+
+    def go_to(self, point: Point) -> None:
+        """Put the parameters at a point that was evaluated before."""
+        self._border().write(point)
+        self.point = point
+
+    def objective_changed(self) -> None:
+        """Evaluate again at the next step although closure and parameters look the same: its data changed. No pair is formed across the change."""
+        self._border().forget()
+        self._globalization.forget()
+
+    def reset_curvature(self) -> None:
+        """Start again from the initial scale at the next step."""
+        self._forget_curvature(Correction.RESET_REQUESTED)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as in torch; the curvature is reset, because its size changes."""
+        super().add_param_group(param_group)
+        if self._objective is not None:
+            self._renew_layout()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The dictionary of torch and, under ``"secant"``, all that is needed to resume bit for bit: tensors and plain numbers, in their own dtypes.
+
+        The tensors are the optimizer's own, as in torch: save or copy them before the next step. Cost: none until saved; a copy doubles the memory.
+        """
+        saved = {
+            "curvature": self._curvature.state(),
+            "globalization": self._globalization.memory(),
+            "progress": asdict(self._progress),
+            "last": save_step(self._unused),
+            "counts": asdict(self.counts),
+            "outcome": None if self.outcome is None else self.outcome.name,
+            "correction": None if self.correction is None else self.correction.name,
+            "pending_reset": None if self._pending_reset is None else self._pending_reset.name,
+        }
+        return super().state_dict() | {_SAVED: saved}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved state; the next step goes on bit for bit where it was taken.
+
+        Raises:
+            ValueError: The dictionary was saved by another kind of optimizer, or for parameters of another total size.
+        """
+        if _SAVED not in state_dict:
+            raise ValueError(f"Expected a state_dict saved by {type(self).__name__}, got one without the entry {_SAVED!r}.")
+        saved = state_dict[_SAVED]
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != _SAVED})
+        self._curvature.reset()
+        self._objective = self._new_objective()
+        layout = self._objective.layout
+        like = torch.empty(0, dtype=layout.dtype, device=layout.device)
+        last = load_step(saved["last"], like)
+        if last is not None and last.start.x.numel() != layout.size:
+            raise ValueError(f"Expected a state for {layout.size} trainable numbers, got one for {last.start.x.numel()}.")
+        self._unused = self.last_step = last
+        self._curvature.load(saved["curvature"], like)
+        self._globalization.recall(saved["globalization"])
+        self._progress = Progress(**saved["progress"])
+        self._objective.counts = Counts(**saved["counts"])
+        self.outcome = None if saved["outcome"] is None else Outcome[saved["outcome"]]
+        self.correction = None if saved["correction"] is None else Correction[saved["correction"]]
+        self._pending_reset = None if saved["pending_reset"] is None else Correction[saved["pending_reset"]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What ``pickle`` and ``deepcopy`` take: everything but the last closure, which belongs to the caller's program."""
+        mine = {name: value for name, value in self.__dict__.items() if name in _PICKLED}
+        return super().__getstate__() | mine | {"_saved_counts": self.counts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild the border with torch around the copied parameters."""
+        counts = state.pop("_saved_counts", None)
+        super().__setstate__(state)
+        if counts is not None:
+            self._objective = self._new_objective()
+            self._objective.counts = counts
+
+    def _iterate(self, objective: Objective, start: Point) -> Point:
+        """One iteration from ``start``, where the parameters stand; the point that was kept."""
+        self._progress = self._progress.begun(start)
+        lr = objective.learning_rate()
+        if not start.is_finite:
+            step = Step(start, None, start, Outcome.NOT_FINITE)
+        elif lr == 0.0:
+            self.outcome = Outcome.ZERO_LEARNING_RATE
+            return start
+        elif start.largest_grad <= self._gradient_tolerance * self._progress.first_grad:
+            self.outcome = Outcome.CONVERGED
+            return start
+        else:
+            step = self._advance(objective, start, lr)
+        if start.is_finite:
+            self._unused = step
+        self.last_step = step
+        objective.write(step.kept)
+        self._progress = self._progress.after(start, step.kept, step.outcome)
+        self.outcome = self._progress.verdict(step.kept, self._gradient_tolerance) or step.outcome
+        self._warn_float32(objective)
+        self._report(step)
+        return step.kept
+
+    def _advance(self, objective: Objective, start: Point, lr: float) -> Step:
+        """Correct, then step; once more from a fresh curvature where the corrected one leads nowhere."""
+        self.correction = self._correct(objective, start)
+        step = self._globalization.advance(objective, start, self._curvature, lr)
+        reason = self._reason_to_reset(step)
+        if reason is None:
+            return step
+        self._forget_curvature(reason)
+        self.correction = self._correct(objective, start)
+        step = self._globalization.advance(objective, start, self._curvature, lr)
+        return replace(step, outcome=Outcome.STUCK) if step.outcome in (Outcome.NO_DECREASE, Outcome.NO_DESCENT) else step
+
+    def _correct(self, objective: Objective, start: Point) -> Correction:
+        correction = self._curvature.update(objective, start, self._unused)
+        if self._pending_reset is not None and correction is Correction.INITIAL:
+            correction = self._pending_reset
+        self._pending_reset, self._unused = None, None
+        return correction
+
+    def _reason_to_reset(self, step: Step) -> Correction | None:
+        if step.outcome is Outcome.NO_DESCENT:
+            return Correction.RESET_NO_DESCENT
+        if step.outcome in (Outcome.NO_DECREASE, Outcome.NOT_FINITE) and self._progress.failures >= 1:
+            return Correction.RESET_NO_DECREASE
+        return None
+
+    def _forget_curvature(self, reason: Correction) -> None:
+        self._curvature.reset()
+        self._globalization.forget()
+        self._unused, self._pending_reset = None, reason
+
+    def _renew_layout(self) -> None:
+        """Notice parameters that were added, frozen, unfrozen, moved or converted since the last step."""
+        border = self._border()
+        if border.layout.matches(self.param_groups):
+            return
+        self._forget_curvature(Correction.RESET_PARAMETERS)
+        self._objective = self._new_objective()
+        self._objective.counts = border.counts
+        self._progress = Progress(iteration=self._progress.iteration)
+
+    def _new_objective(self) -> Objective:
+        objective = Objective(self.param_groups, **self._objective_options)  # type: ignore[arg-type]
+        layout = objective.layout
+        bytes_per_number = torch.finfo(layout.dtype).bits // 8
+        needed = self._curvature.bytes_needed(layout.size, bytes_per_number)
+        require_memory(needed, layout.device, f"The curvature of {type(self).__name__} for {layout.size} parameters")
+        return objective
+
+    def _border(self) -> Objective:
+        assert self._objective is not None
+        return self._objective
+
+    def _warn_float32(self, objective: Objective) -> None:
+        at_floor = self.outcome in (Outcome.ROUNDING_FLOOR, Outcome.APPROXIMATE_WOLFE, Outcome.APPROXIMATE_GAIN, Outcome.STUCK)
+        if not at_floor or self._warned_float32 or objective.layout.dtype != torch.float32:
+            return
+        self._warned_float32 = True
+        warnings.warn(
+            "float32 no longer resolves the decrease of the loss, so the run will stall about here. Convert the model and its data with .double() "
+            "for more digits.",
+            stacklevel=4,
+        )
+
+    def _report(self, step: Step) -> None:
+        if self._callback is None or self.outcome is None or self.correction is None:
+            return
+        kept = step.kept
+        try:
+            self._callback(Iteration(self._progress.iteration, kept.x, kept.loss, kept.largest_grad, self.outcome, self.correction, self.counts))
+        except StopIteration:
+            self.outcome = Outcome.CALLBACK
+
+
+_FRUITLESS = frozenset({Outcome.ZERO_LEARNING_RATE, Outcome.NOT_FINITE})
+_PICKLED = frozenset(
+    {
+        "_curvature",
+        "_globalization",
+        "_iterations_per_step",
+        "_gradient_tolerance",
+        "_callback",
+        "_objective_options",
+        "_progress",
+        "_unused",
+        "_pending_reset",
+        "_warned_float32",
+        "last_step",
+        "point",
+        "outcome",
+        "correction",
+    }
+)
+
+
+def _check_options(lr: float | Tensor, weight_decay: float, iterations_per_step: int, gradient_tolerance: float) -> None:
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"Expected lr to be a number or a tensor with one element, got shape {tuple(lr.shape)}.")
+    if not 0.0 <= float(lr) < math.inf:
+        raise ValueError(f"Expected 0 <= lr < inf, got lr={float(lr)}.")
+    if not 0.0 <= weight_decay < math.inf:
+        raise ValueError(f"Expected 0 <= weight_decay < inf, got weight_decay={weight_decay}.")
+    if iterations_per_step < 1:
+        raise ValueError(f"Expected iterations_per_step >= 1, got {iterations_per_step}.")
+    if not 0.0 <= gradient_tolerance < 1.0:
+        raise ValueError(f"Expected 0 <= gradient_tolerance < 1 (relative to the first gradient), got {gradient_tolerance}.")

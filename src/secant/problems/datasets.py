@@ -1,0 +1,39 @@
+"""The data sets bundled with scikit-learn, loaded only when a problem asks for them."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+
+def require(module: str, *, problem: str) -> ModuleType:
+    """The imported module of an optional dependency.
+
+    Raises:
+        ModuleNotFoundError: With the remedy, when it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as absent:
+        package = "scikit-learn" if module.startswith("sklearn") else module
+        raise ModuleNotFoundError(f'The problem {problem} needs {package}, which is not installed; install it: pip install "secant[race]"') from absent
+
+
+def diabetes(*, problem: str) -> tuple[Tensor, Tensor]:
+    """The diabetes data, 442 patients: features of shape ``(442, 10)`` in their original units and the target of shape ``(442,)``, float64."""
+    features, target = require("sklearn.datasets", problem=problem).load_diabetes(return_X_y=True, scaled=False)
+    return torch.from_numpy(features).double(), torch.from_numpy(target).double()
+
+
+def breast_cancer(*, problem: str) -> tuple[Tensor, Tensor]:
+    """The Wisconsin breast cancer data, 569 samples: features of shape ``(569, 30)`` and labels 0 (malignant) and 1 (benign) of shape ``(569,)``, float64."""
+    features, labels = require("sklearn.datasets", problem=problem).load_breast_cancer(return_X_y=True)
+    return torch.from_numpy(features).double(), torch.from_numpy(labels).double()
+
+
+def standardized(data: Tensor) -> Tensor:
+    """Each column of ``data`` (or the whole of a vector) shifted and scaled to mean 0 and variance 1, with ``n`` in the denominator."""
+    return (data - data.mean(dim=0)) / data.std(dim=0, correction=0)

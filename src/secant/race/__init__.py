@@ -1,0 +1,1 @@
+"""Fair races between optimizers: same start, same closure, same budget, same clock."""

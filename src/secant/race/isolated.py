@@ -1,0 +1,74 @@
+"""One run in a process of its own, for methods whose runtime must not share ours (thread pools, global precision switches)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from secant.race.budget import Budget
+from secant.race.errors import UsageError
+from secant.race.machine import limited_threads
+from secant.race.records import RunRecord
+from secant.race.runner import Run, run_here
+
+
+def run_isolated(run: Run) -> RunRecord:
+    """Drive one run in a fresh Python process; its CPU time is that process's own.
+
+    Raises:
+        UsageError: If the process ended without a record; the hint is its last message.
+    """
+    request = {
+        "problem": run.problem_name,
+        "method": run.method.name,
+        "variant": run.variant.label,
+        "seed": run.seed,
+        "seconds": run.budget.seconds,
+        "evaluations": run.budget.evaluations,
+        "threads": run.threads,
+        "compiled": run.compiled,
+    }
+    answer = subprocess.run(
+        [sys.executable, "-m", "secant.race.isolated"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | _thread_environment(run.threads),
+    )
+    if answer.returncode != 0:
+        lines = answer.stderr.strip().splitlines() or ["no message"]
+        raise UsageError(f"The process of {run.method.name} ended without a record.", lines[-1])
+    return RunRecord.model_validate_json(answer.stdout.splitlines()[-1])
+
+
+def _thread_environment(threads: int) -> dict[str, str]:
+    """Read by XLA and BLAS when they are loaded; XLA has no later switch."""
+    single = " --xla_cpu_multi_thread_eigen=false" if threads == 1 else ""
+    return {
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + single,
+        "NPROC": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "JAX_PLATFORMS": "cpu",
+    }
+
+
+def _main() -> None:
+    from secant.race.registry import select_methods
+    from secant.race.source import find_problem
+
+    request = json.loads(sys.stdin.read())
+    method = select_methods([request["method"]])[0]
+    variant = next(variant for variant in method.variants if variant.label == request["variant"])
+    budget = Budget(request["seconds"], request["evaluations"])
+    run = Run(request["problem"], method, variant, request["seed"], budget, request["threads"], request["compiled"])
+    with limited_threads(run.threads):
+        problem = find_problem(run.problem_name).build(run.seed, run.compiled)
+        record = run_here(run, problem, [parameter.detach().clone() for parameter in problem.parameters], lambda point: None)
+    sys.stdout.write(record.model_dump_json() + "\n")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,156 @@
+"""What is kept of a run: one record, complete enough to draw it, to judge it and to repeat it."""
+
+from __future__ import annotations
+
+import json
+import math
+from enum import Enum
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from secant.race.budget import Budget
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Setting: TypeAlias = bool | int | float | str
+
+
+def _finite_or_none(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A number, or None where it is NaN or infinite: JSON has neither."""
+
+
+class Status(Enum):
+    """How a run ended."""
+
+    BUDGET = "budget"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TracePoint(_Record):
+    """The state of a run at the end of one of its iterations.
+
+    Attributes:
+        evaluations: Losses with gradients evaluated so far.
+        cpu_seconds: Process CPU seconds so far, without the measurement of the error.
+        wall_seconds: Wall-clock seconds so far, without the measurement of the error.
+        loss: Loss at the kept parameters; None when it is not finite.
+        error: Error at the kept parameters; None when it is not finite or the problem has none.
+    """
+
+    evaluations: int
+    cpu_seconds: float
+    wall_seconds: float
+    loss: Finite
+    error: Finite = None
+
+
+class Machine(_Record):
+    """What the run was timed on. Holds no path and no host name.
+
+    Attributes:
+        cpu: Model name of the processor.
+        system: Operating system and architecture.
+        threads: Threads that torch and BLAS were limited to.
+    """
+
+    cpu: str
+    system: str
+    threads: int
+
+
+class RunRecord(_Record):
+    """One method on one problem from one seed.
+
+    Attributes:
+        schema_version: Version of this layout.
+        problem: Name of the problem.
+        problem_settings: What the problem was built with.
+        parameter_count: Trainable numbers.
+        compiled: Whether the loss was compiled.
+        error_name: What ``error`` measures; None when the problem has no error.
+        reference: The problem's known value, when it has one.
+        method: Name of the method.
+        variant: The member of the method's grid, for instance ``"lr=0.001"``; empty without a grid.
+        grid: All members of the method's grid.
+        method_settings: What the method was built with.
+        seed: Seed of the initial parameters.
+        budget: The limit of the run.
+        status: How it ended.
+        outcome: Why it ended, in words.
+        steps: Iterations, as the method counts them.
+        evaluations: Losses with gradients evaluated.
+        cpu_seconds: Process CPU seconds.
+        wall_seconds: Wall-clock seconds.
+        loss: Loss at the end.
+        error: Error at the end.
+        trace: The run at about geometrically spaced moments, the start first and the end last.
+        versions: Versions by package.
+        machine: What it ran on.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    problem: str
+    problem_settings: dict[str, Setting]
+    parameter_count: int
+    compiled: bool
+    error_name: str | None
+    reference: Finite = None
+    method: str
+    variant: str = ""
+    grid: tuple[str, ...] = ()
+    method_settings: dict[str, Setting]
+    seed: int
+    budget: Budget
+    status: Status
+    outcome: str
+    steps: int
+    evaluations: int
+    cpu_seconds: float
+    wall_seconds: float
+    loss: Finite
+    error: Finite
+    trace: tuple[TracePoint, ...]
+    versions: dict[str, str]
+    machine: Machine
+
+    @property
+    def key(self) -> str:
+        """What makes two runs the same run; see :func:`run_key`."""
+        return run_key(
+            problem=self.problem,
+            problem_settings=self.problem_settings,
+            compiled=self.compiled,
+            method=self.method,
+            variant=self.variant,
+            method_settings=self.method_settings,
+            seed=self.seed,
+            budget=self.budget,
+            threads=self.machine.threads,
+        )
+
+
+def run_key(
+    *,
+    problem: str,
+    problem_settings: dict[str, Setting],
+    compiled: bool,
+    method: str,
+    variant: str,
+    method_settings: dict[str, Setting],
+    seed: int,
+    budget: Budget,
+    threads: int,
+) -> str:
+    """The identity of a run: same problem, method, seed, budget and settings give the same text, whatever the versions and the machine."""
+    parts = [problem, sorted(problem_settings.items()), compiled, method, variant, sorted(method_settings.items()), seed]
+    return json.dumps([*parts, budget.seconds, budget.evaluations, threads])

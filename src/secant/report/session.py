@@ -1,0 +1,91 @@
+"""A race from request to report: run, keep each record at once, print, and write the page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from secant.race.ledger import append_record, finished_keys, read_records
+from secant.race.plan import race
+from secant.race.records import RunRecord
+from secant.race.request import RECORDS_FILE, REPORT_FILE, RaceRequest
+from secant.race.standings import Spread, standings
+from secant.report.page import write_report
+from secant.report.progress import ProgressLines
+from secant.report.table import HEADINGS, row, text_table
+
+_NUMERIC_COLUMNS = (1, 2, 3, 4, 5)
+_INTERRUPTED = 130
+
+
+def run_race(request: RaceRequest, *, as_json: bool) -> int:
+    """Run a race and leave ``runs.jsonl`` and ``report.html`` in its folder.
+
+    Ctrl-C drops the run it hits and keeps the finished ones; table and report are made of those.
+
+    Args:
+        request: What to run and where to keep it.
+        as_json: Print JSON on stdout instead of the table.
+
+    Returns:
+        The exit code: 0, 1 when every run failed, or 130 after Ctrl-C.
+    """
+    request.folder.mkdir(parents=True, exist_ok=True)
+    file = request.folder / RECORDS_FILE
+    kept = [record for record in read_records(file) if record.problem == request.plan.source.name]
+    interrupted = _run(request, kept)
+    _say_where(request, kept, interrupted)
+    if not kept:
+        return _INTERRUPTED if interrupted else 1
+    write_report(kept, request.folder / REPORT_FILE)
+    table = _as_json(kept) if as_json else text_table(HEADINGS, [row(place) for place in standings(kept)], _NUMERIC_COLUMNS)
+    sys.stdout.write(table + "\n")
+    if interrupted:
+        return _INTERRUPTED
+    return int(all(record.loss is None for record in kept))
+
+
+def _run(request: RaceRequest, kept: list[RunRecord]) -> bool:
+    """Append the new records to ``kept`` and to the file; whether Ctrl-C ended it."""
+    with ProgressLines(request.plan.run_count) as lines:
+        try:
+            for record in race(request.plan, finished_keys(kept), lines):
+                append_record(request.folder / RECORDS_FILE, record)
+                kept.append(record)
+                lines.finished(record)
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def _say_where(request: RaceRequest, kept: Sequence[RunRecord], interrupted: bool) -> None:
+    lines = []
+    if interrupted:
+        lines += [f"Stopped by Ctrl-C; finished runs are kept ({len(kept)}).", f"hint: the same command with --resume --out {request.folder} goes on"]
+    if kept:
+        lines += [f"Records: {request.folder / RECORDS_FILE}", f"Report:  {request.folder / REPORT_FILE}"]
+    sys.stderr.write("".join(line + "\n" for line in lines))
+
+
+def _as_json(records: Sequence[RunRecord]) -> str:
+    summary = [
+        {
+            "method": place.method,
+            "variant": place.variant,
+            "score": _spread_as_json(place.score),
+            "loss": _spread_as_json(place.loss),
+            "evaluations": place.evaluations,
+            "cpu_seconds": place.cpu_seconds,
+            "wall_seconds": place.wall_seconds,
+            "failures": place.failures,
+            "outcome": place.outcome,
+        }
+        for place in standings(records)
+    ]
+    return json.dumps({"standings": summary, "runs": [record.model_dump(mode="json") for record in records]}, indent=2, allow_nan=False)
+
+
+def _spread_as_json(spread: Spread) -> dict[str, float | None]:
+    numbers = {"median": spread.median, "lowest": spread.lowest, "highest": spread.highest}
+    return {name: None if value == float("inf") else value for name, value in numbers.items()}

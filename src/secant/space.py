@@ -1,0 +1,52 @@
+"""Where a flat vector lives: every inner product of the library goes through here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Tensor
+
+
+class Space(ABC):
+    """Inner products of flat vectors that may be spread over several ranks.
+
+    A method that uses only this class runs unchanged when each rank holds a shard. Results are plain numbers, equal on every rank, so that every rank takes
+    the same decision. One call is one reduction, and on an accelerator one synchronization: ask for many products at once with ``gram``.
+    """
+
+    @abstractmethod
+    def gram(self, *rows: Tensor) -> list[list[float]]:
+        """All inner products ``rows[i] . rows[j]`` of vectors of shape ``(n,)``. Cost: one pass over the rows and one reduction."""
+
+    def dot(self, a: Tensor, b: Tensor) -> float:
+        """The inner product ``a . b`` of two vectors of shape ``(n,)``."""
+        return self.gram(a, b)[0][1]
+
+    def norm(self, a: Tensor) -> float:
+        """The Euclidean norm of a vector of shape ``(n,)``."""
+        return float(self.gram(a)[0][0] ** 0.5)
+
+
+@final
+class LocalSpace(Space):
+    """The whole vector on one device.
+
+    float32 vectors are accumulated in float64 where the device has it: the square of a gradient of 1e-23 underflows in float32, and then a loss multiplied by
+    a small constant would take another path.
+    """
+
+    def gram(self, *rows: Tensor) -> list[list[float]]:
+        """All inner products ``rows[i] . rows[j]``; see :class:`Space`."""
+        stacked = torch.stack(rows)
+        if stacked.dtype == torch.float32 and stacked.device.type != "mps":
+            stacked = stacked.double()
+        products: list[list[float]] = (stacked @ stacked.T).tolist()
+        return products
+
+    def dot(self, a: Tensor, b: Tensor) -> float:
+        """The inner product ``a . b``, without stacking the two vectors."""
+        if a.dtype == torch.float32 and a.device.type != "mps":
+            a, b = a.double(), b.double()
+        return float(torch.dot(a, b))

@@ -1,0 +1,69 @@
+"""When going on is pointless: tests on consecutive points, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from secant.step import Outcome, Point
+
+_FLAT_ITERATIONS = 10  # iterations without a decrease of loss or gradient beyond rounding before the floor is declared
+_UNBOUNDED = 1e20  # a decrease this many times the first loss and gradient is taken for a fall without bound
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the tests need to remember; the scale of every test is that of the first point.
+
+    Attributes:
+        iteration: Iterations so far.
+        first_loss: ``|loss|`` at the first finite point; NaN before.
+        first_grad: ``max |grad|`` there.
+        least_grad: Least ``max |grad|`` since the loss last decreased beyond rounding.
+        flat: Iterations since the loss or ``least_grad`` last decreased.
+        failures: Searches in a row that found nothing.
+    """
+
+    iteration: int = 0
+    first_loss: float = float("nan")
+    first_grad: float = float("nan")
+    least_grad: float = float("inf")
+    flat: int = 0
+    failures: int = 0
+
+    def begun(self, point: Point) -> Progress:
+        """Remember the first finite point as the scale."""
+        if self.first_grad == self.first_grad or not point.is_finite:
+            return self
+        return replace(self, first_loss=abs(point.loss), first_grad=point.largest_grad)
+
+    def after(self, start: Point, kept: Point, outcome: Outcome) -> Progress:
+        """The record one iteration later."""
+        failed = not outcome.is_accepted and outcome is not Outcome.REJECTED
+        progress = replace(self, iteration=self.iteration + 1, failures=self.failures + 1 if failed else 0)
+        if outcome is Outcome.REJECTED:
+            return progress
+        fell = kept.loss < start.loss - 4.0 * torch.finfo(kept.reported.dtype).eps * abs(start.loss)
+        if fell:
+            return replace(progress, flat=0, least_grad=kept.largest_grad)
+        if kept.largest_grad < 0.9 * self.least_grad:
+            return replace(progress, flat=0, least_grad=kept.largest_grad)
+        return replace(progress, flat=self.flat + 1)
+
+    def verdict(self, kept: Point, tolerance: float) -> Outcome | None:
+        """Why to stop at ``kept``, or None.
+
+        Args:
+            kept: Where the parameters stand.
+            tolerance: ``max |grad|`` relative to the first one that counts as converged.
+        """
+        if not kept.is_finite:
+            return None
+        if kept.largest_grad <= tolerance * self.first_grad:
+            return Outcome.CONVERGED
+        if self.flat >= _FLAT_ITERATIONS:
+            return Outcome.ROUNDING_FLOOR
+        if -kept.loss > _UNBOUNDED * max(self.first_loss, self.first_grad):
+            return Outcome.UNBOUNDED
+        return None

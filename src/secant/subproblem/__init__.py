@@ -1,0 +1,1 @@
+"""Trust-region subproblems: pure functions of gradient, curvature and radius."""

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from secant.cli import main
+
+MODULE = """
+import torch
+
+def bowl(seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(4, dtype=torch.float64, generator=generator, requires_grad=True)
+    return [x], lambda: ((x - 1) ** 2).sum(), lambda: float((x.detach() - 1).norm())
+
+def stops_at_seed_one(seed):
+    parameters, loss, error = bowl(seed)
+    calls = []
+
+    def counted():
+        calls.append(1)
+        if seed == 1 and len(calls) > 20:
+            raise KeyboardInterrupt
+        return loss()
+
+    return parameters, counted, error
+
+def calls_backward(seed):
+    parameters, loss, error = bowl(seed)
+
+    def closure():
+        parameters[0].grad = None
+        value = loss()
+        value.backward()
+        return value
+
+    return parameters, closure, error
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "problems_of_a_user.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def race(*words: str, problem: str = "bowl", methods: str = "ssbroyden,torch-lbfgs") -> int:
+    return main(["race", f"problems_of_a_user:{problem}", "--methods", methods, "--evaluations", "30", "--out", "out", *words])
+
+
+def lines(folder: Path) -> list[str]:
+    return (folder / "out" / "runs.jsonl").read_text().splitlines()
+
+
+def test_a_race_leaves_records_and_a_report_and_prints_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert race("--seeds", "0,1") == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("method")
+    assert "torch-lbfgs" in captured.out
+    assert "report.html" in captured.err
+    assert len(lines(folder)) == 4
+    assert (folder / "out" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_json_on_stdout_is_one_document_without_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert race("--json", methods="torch-lbfgs,adam") == 0
+    document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [place["method"] for place in document["standings"]] == ["torch-lbfgs", "adam"]
+    assert len(document["runs"]) == 4
+
+
+def test_no_record_or_report_holds_a_path_of_the_machine(folder: Path) -> None:
+    race()
+    for name in ("runs.jsonl", "report.html"):
+        text = (folder / "out" / name).read_text()
+        assert str(folder) not in text
+        assert sys.prefix not in text
+
+
+def test_resume_runs_only_what_is_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    race(methods="torch-lbfgs")
+    first = lines(folder)
+    assert race("--resume", "--seeds", "0,1") == 0
+    assert lines(folder)[:1] == first
+    assert len(lines(folder)) == 4
+    assert "torch-lbfgs seed 0: finished before" in capsys.readouterr().err
+
+
+def test_resume_repairs_a_torn_last_line(folder: Path) -> None:
+    race(methods="torch-lbfgs")
+    with (folder / "out" / "runs.jsonl").open("a") as file:
+        file.write('{"schema_version": 1, "prob')
+    assert race("--resume") == 0
+    assert [json.loads(line)["method"] for line in lines(folder)] == ["torch-lbfgs", "ssbroyden"]
+
+
+def test_a_folder_that_holds_a_race_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    race(methods="torch-lbfgs")
+    before = lines(folder)
+    assert race(methods="torch-lbfgs") == 2
+    assert lines(folder) == before
+    assert "hint: add --resume" in capsys.readouterr().err
+
+
+def test_resume_without_a_folder_finds_the_newest_one(folder: Path) -> None:
+    words = ["race", "problems_of_a_user:bowl", "--methods", "torch-lbfgs", "--evaluations", "10"]
+    assert main(words) == 0
+    assert main([*words, "--resume"]) == 0
+    assert len(list((folder / "runs").iterdir())) == 1
+
+
+def test_ctrl_c_keeps_the_finished_runs_and_reports_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert race("--seeds", "0,1", problem="stops_at_seed_one", methods="torch-lbfgs") == 130
+    assert [json.loads(line)["seed"] for line in lines(folder)] == [0]
+    assert (folder / "out" / "report.html").exists()
+    captured = capsys.readouterr()
+    assert captured.out.startswith("method")
+    assert "hint: the same command with --resume --out out goes on" in captured.err
+
+
+def test_ctrl_c_before_the_first_record_leaves_no_report(folder: Path) -> None:
+    assert race("--seeds", "1", problem="stops_at_seed_one", methods="torch-lbfgs") == 130
+    assert not (folder / "out" / "report.html").exists()
+
+
+def test_a_closure_that_calls_backward_races_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert race("--json", problem="calls_backward", methods="ssbroyden,torch-lbfgs,scipy-bfgs,adam") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {run["status"] for run in document["runs"]} <= {"budget", "stopped"}
+
+
+def test_an_unknown_method_names_the_nearest_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert race(methods="ssbroydn") == 2
+    assert "hint: did you mean ssbroyden" in capsys.readouterr().err
+
+
+def test_an_unknown_problem_names_the_nearest_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["race", "burger"]) == 2
+    captured = capsys.readouterr()
+    assert "hint: did you mean burgers" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seconds", "3"], "one budget"),
+        (["--evaluations", "0"], "positive"),
+        (["--seeds", "x"], "--seeds"),
+        (["--seeds", "-1"], "--seeds"),
+        (["--threads", "0"], "--threads"),
+        (["--methods", ","], "No method"),
+        (["--no-such-option"], "no-such-option"),
+    ],
+)
+def test_bad_usage_exits_2_with_a_message_on_stderr(words: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert race(*words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert not (folder / "out").exists()
+
+
+def test_the_lists_name_problems_and_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["problems"]) == 0
+    assert "burgers" in capsys.readouterr().out
+    assert main(["methods", "--json"]) == 0
+    names = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert names["ssbroyden"]["origin"] == "secant"
+    assert names["torch-lbfgs"]["state"] == "installed"
+
+
+def test_a_peer_that_is_not_installed_is_listed_with_its_remedy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("secant.race.method.find_spec", lambda module: None)
+    assert main(["methods"]) == 0
+    assert "not installed: pip install torchzero" in capsys.readouterr().out
+    assert race(methods="torchzero-bfgs") == 2
+    assert "hint: pip install torchzero" in capsys.readouterr().err
+
+
+def test_without_the_extra_the_command_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "typer", None)
+    assert main(["methods"]) == 2
+    captured = capsys.readouterr()
+    assert 'hint: pip install "secant[race]"' in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("missing", ["rich", "matplotlib", "pydantic", "threadpoolctl"])
+def test_each_module_of_the_extra_may_be_the_missing_one(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from secant.cli import main; sys.exit(main(['race', 'quadratic', '--evaluations', '5']))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert 'hint: pip install "secant[race]"' in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_another_import_error_is_not_mistaken_for_the_extra(folder: Path) -> None:
+    (folder / "imports_what_is_missing.py").write_text("import a_module_of_the_user_that_is_missing\n")
+    with pytest.raises(ModuleNotFoundError, match="a_module_of_the_user_that_is_missing"):
+        main(["race", "imports_what_is_missing:problem"])
+
+
+def test_ctrl_c_outside_a_race_exits_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(words: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("secant.cli._run", interrupt)
+    assert main(["problems"]) == 130
