@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: race test check bench peers clean
 
 race: .venv/ready
-	$(BIN)/secant race burgers --compile --out runs/burgers
+	$(BIN)/secant race burgers --compile
 
 test: .venv/ready
 	$(BIN)/python -m pytest
@@ -17,13 +17,12 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/ready peers
+bench: peers
 	$(BIN)/python -m benchmarks
 
-# Each peer without its dependencies, which would bring a second torch or an older SciPy.
+# None of the peers asks for another torch than the one installed.
 peers: .venv/ready
-	$(PIP) install --quiet --no-deps -c constraints.txt pytorch-minimize torchzero ssbroyden-optimistix optimistix
-	$(PIP) install --quiet -c constraints.txt jax equinox lineax
+	$(PIP) install --quiet -c constraints.txt -e '.[peers]'
 
 # torch first and by its exact version, so that nothing else pulls in another build.
 .venv/ready: pyproject.toml constraints.txt

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import threadpoolctl
 import torch
 
 RESULTS = Path(__file__).parent / "results"
@@ -21,6 +22,7 @@ def one_thread() -> None:
     """Pin this process and every BLAS in it to one core."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
+    threadpoolctl.threadpool_limits(1)
 
 
 def milliseconds(work: Callable[[], object], repeats: int) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.record import milliseconds, one_thread, ratios, save, side_by_side
 from secant.curvature.broyden import Broyden
-from secant.curvature.scaling import FixedMember, self_scaled_broyden
+from secant.curvature.scaling import self_scaled_broyden
 from secant.curvature.symmetric import FullKernel, TriangleKernel
 from secant.objective import Objective
 from secant.step import Outcome, Point, Step
@@ -86,7 +86,7 @@ def _point(x: Tensor, diagonal: Tensor) -> Point:
 
 def _against_dense_updates(n: int) -> dict[str, object]:
     """The updates that multiply n x n matrices, as SciPy's and pytorch-minimize's BFGS do."""
-    from torchmin.bfgs import BFGS  # noqa: PLC0415  an optional peer
+    from torchmin.bfgs import BFGS
 
     ours = _updates(n, TriangleKernel())
     rng = np.random.default_rng(0)

@@ -29,6 +29,14 @@ def stops_at_seed_one(seed):
 
     return parameters, counted, error
 
+def never_a_number(seed):
+    parameters, loss, error = bowl(seed)
+    return parameters, lambda: loss() * float("nan")
+
+def returns_item(seed):
+    parameters, loss, error = bowl(seed)
+    return parameters, lambda: loss().item()
+
 def calls_backward(seed):
     parameters, loss, error = bowl(seed)
 
@@ -133,6 +141,25 @@ def test_a_closure_that_calls_backward_races_as_well(capsys: pytest.CaptureFixtu
     assert race("--json", problem="calls_backward", methods="ssbroyden,torch-lbfgs,scipy-bfgs,adam") == 0
     document = json.loads(capsys.readouterr().out)
     assert {run["status"] for run in document["runs"]} <= {"budget", "stopped"}
+
+
+def test_a_longer_budget_in_the_same_folder_is_a_table_of_its_own(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    race(methods="torch-lbfgs")
+    capsys.readouterr()
+    words = ["race", "problems_of_a_user:bowl", "--methods", "scipy-bfgs", "--evaluations", "40", "--out", "out", "--resume"]
+    assert main(words) == 0
+    assert "torch-lbfgs" not in capsys.readouterr().out
+    assert len(lines(folder)) == 2
+
+
+def test_a_race_in_which_every_run_failed_exits_1(folder: Path) -> None:
+    assert race(problem="never_a_number", methods="adam") == 1
+    assert [json.loads(line)["status"] for line in lines(folder)] == ["failed"] * 3
+
+
+def test_a_closure_that_returns_a_number_is_bad_usage_with_the_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert race(problem="returns_item") == 2
+    assert "hint: return the loss tensor itself" in capsys.readouterr().err
 
 
 def test_an_unknown_method_names_the_nearest_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,8 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; those of the process when None.
 
     Returns:
-        0: done. 1: some run failed to give a record, or an error of the problem itself. 2: bad usage, or the extra ``race`` is not installed.
-        130: stopped by Ctrl-C; what was finished is kept.
+        0: done. 1: every run failed. 2: bad usage, or the extra ``race`` is not installed. 130: stopped by Ctrl-C; what was finished is kept and reported.
+
+    Raises:
+        Exception: What the user's own problem raises passes with its traceback.
     """
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)

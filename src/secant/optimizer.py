@@ -270,7 +270,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
             self._unused = step
         self.last_step = step
         objective.write(step.kept)
-        self._progress = self._progress.after(start, step.kept, step.outcome)
+        self._progress = self._progress.after(step)
         self.outcome = self._progress.verdict(step.kept, self._gradient_tolerance) or step.outcome
         self._warn_float32(objective)
         self._report(step)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from secant.step import Outcome, Point
+from secant.step import Outcome, Point, Step
 
 _FLAT_ITERATIONS = 10  # iterations without a decrease of loss or gradient beyond rounding before the floor is declared
 _UNBOUNDED = 1e20  # a decrease this many times the first loss and gradient is taken for a fall without bound
@@ -38,17 +38,16 @@ class Progress:
             return self
         return replace(self, first_loss=abs(point.loss), first_grad=point.largest_grad)
 
-    def after(self, start: Point, kept: Point, outcome: Outcome) -> Progress:
+    def after(self, step: Step) -> Progress:
         """The record one iteration later."""
-        failed = not outcome.is_accepted and outcome is not Outcome.REJECTED
+        rejected = step.outcome is Outcome.REJECTED
+        failed = not step.outcome.is_accepted and not rejected
         progress = replace(self, iteration=self.iteration + 1, failures=self.failures + 1 if failed else 0)
-        if outcome is Outcome.REJECTED:
-            return progress
-        fell = kept.loss < start.loss - 4.0 * torch.finfo(kept.reported.dtype).eps * abs(start.loss)
-        if fell:
-            return replace(progress, flat=0, least_grad=kept.largest_grad)
-        if kept.largest_grad < 0.9 * self.least_grad:
-            return replace(progress, flat=0, least_grad=kept.largest_grad)
+        rounding = 4.0 * torch.finfo(step.kept.reported.dtype).eps * abs(step.start.loss)
+        if rejected and step.trial is not None and step.trial.loss > step.start.loss + rounding:
+            return progress  # a failure of the model, not of the arithmetic
+        if step.kept.loss < step.start.loss - rounding or step.kept.largest_grad < 0.9 * self.least_grad:
+            return replace(progress, flat=0, least_grad=step.kept.largest_grad)
         return replace(progress, flat=self.flat + 1)
 
     def verdict(self, kept: Point, tolerance: float) -> Outcome | None:

@@ -9,6 +9,7 @@ import torch
 from secant.problems import Problem
 from secant.race.budget import Budget, BudgetExhausted
 from secant.race.course import Course
+from secant.race.errors import UsageError
 from secant.race.records import TracePoint
 
 
@@ -114,8 +115,9 @@ def test_the_trace_of_a_long_run_stays_short(problem: Problem) -> None:
 
 def test_a_loss_without_a_graph_is_refused_with_the_remedy(problem: Problem) -> None:
     detached = dataclasses.replace(problem, loss=lambda: problem.loss().detach())
-    with pytest.raises(RuntimeError, match=r"not loss\.item\(\)"):
+    with pytest.raises(UsageError, match="depends on no parameter") as caught:
         course_of(detached)
+    assert "not loss.item()" in caught.value.hint
 
 
 def test_frozen_parameters_are_not_offered_to_the_methods(problem: Problem) -> None:

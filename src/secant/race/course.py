@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secant.race.budget import Budget, BudgetExhausted
+from secant.race.errors import UsageError
 from secant.race.records import TracePoint
 from secant.race.stopwatch import Stopwatch
 
@@ -53,7 +54,7 @@ class Course:
             watch: Called with the clock paused, a few times per second.
 
         Raises:
-            RuntimeError: If no parameter is trainable, or the loss depends on none of them.
+            UsageError: If no parameter is trainable, or the loss depends on none of them.
         """
         self.parameters = [parameter for parameter in problem.parameters if parameter.requires_grad]
         self.clock = Stopwatch()
@@ -194,14 +195,14 @@ def _clear_gradients(parameters: list[Tensor]) -> None:
 def _warm_up(problem: Problem, parameters: list[Tensor]) -> bool:
     """Evaluate once with gradient; whether the closure calls ``backward`` itself."""
     if not parameters:
-        raise RuntimeError(f"The problem {problem.name!r} has no trainable parameter. Set requires_grad on at least one.")
+        raise UsageError(f"The problem {problem.name!r} has no trainable parameter.", "set requires_grad on at least one")
     _clear_gradients(parameters)
     with torch.enable_grad():
         loss = problem.loss()
         calls_backward = any(parameter.grad is not None for parameter in parameters)
         if not calls_backward:
-            if not loss.requires_grad:
-                raise RuntimeError(f"The loss of {problem.name!r} depends on no parameter. Return the loss tensor itself, not loss.item().")
+            if not (isinstance(loss, Tensor) and loss.requires_grad):
+                raise UsageError(f"The loss of {problem.name!r} depends on no parameter.", "return the loss tensor itself, not loss.item()")
             loss.backward()  # type: ignore[no-untyped-call]
     _clear_gradients(parameters)
     return calls_backward

@@ -6,19 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from secant.race.budget import Budget
-from secant.race.errors import UsageError
 from secant.race.machine import limited_threads
 from secant.race.records import RunRecord
-from secant.race.runner import Run, run_here
+from secant.race.runner import Run, lost_run, run_here
+
+if TYPE_CHECKING:
+    from secant.problems import Problem
 
 
-def run_isolated(run: Run) -> RunRecord:
-    """Drive one run in a fresh Python process; its CPU time is that process's own.
+def run_isolated(run: Run, problem: Problem) -> RunRecord:
+    """Drive one run in a fresh Python process, which builds the problem again; its CPU time is that process's own.
 
-    Raises:
-        UsageError: If the process ended without a record; the hint is its last message.
+    Returns:
+        The record of that process, or a failed one with its last message if it ended without a record.
     """
     request = {
         "problem": run.problem_name,
@@ -39,8 +42,8 @@ def run_isolated(run: Run) -> RunRecord:
         env=os.environ | _thread_environment(run.threads),
     )
     if answer.returncode != 0:
-        lines = answer.stderr.strip().splitlines() or ["no message"]
-        raise UsageError(f"The process of {run.method.name} ended without a record.", lines[-1])
+        lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
+        return lost_run(run, problem, f"Its process ended without a record: {lines[-1]}")
     return RunRecord.model_validate_json(answer.stdout.splitlines()[-1])
 
 

@@ -93,4 +93,4 @@ def race(plan: Plan, finished: Collection[str] = frozenset(), watcher: Watcher |
                     watcher.skipped(run)
                     continue
                 watcher.started(run)
-                yield run_isolated(run) if run.method.own_process else run_here(run, problem, start, watcher.moved)
+                yield run_isolated(run, problem) if run.method.own_process else run_here(run, problem, start, watcher.moved)

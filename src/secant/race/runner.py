@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -87,32 +87,55 @@ def run_here(run: Run, problem: Problem, start: Sequence[Tensor], watch: Watch) 
     _drive(run, _course(run, problem, start, Budget(evaluations=REHEARSED_EVALUATIONS), lambda point: None))
     course = _course(run, problem, start, run.budget, watch)
     status, outcome = _drive(run, course)
-    end = course.finish()
+    course.finish()
     return RunRecord(
-        problem=run.problem_name,
-        problem_settings=dict(problem.settings),
-        parameter_count=sum(parameter.numel() for parameter in course.parameters),
-        compiled=run.compiled,
-        error_name=problem.error_name if problem.error is not None else None,
-        reference=problem.reference,
-        method=run.method.name,
-        variant=run.variant.label,
-        grid=tuple(variant.label for variant in run.method.variants if variant.label),
-        method_settings=dict(run.variant.settings),
-        seed=run.seed,
-        budget=run.budget,
+        **_identity(run, problem),
         status=status,
         outcome=outcome,
         steps=course.steps,
         evaluations=course.evaluations,
         cpu_seconds=course.clock.cpu_seconds,
         wall_seconds=course.clock.wall_seconds,
-        loss=end.loss,
-        error=end.error,
+        loss=course.trace[-1].loss,
+        error=course.trace[-1].error,
         trace=tuple(course.trace),
-        versions=versions(*run.method.packages),
-        machine=this_machine(run.threads),
     )
+
+
+def lost_run(run: Run, problem: Problem, reason: str) -> RunRecord:
+    """The record of a run whose process ended without one."""
+    return RunRecord(
+        **_identity(run, problem),
+        status=Status.FAILED,
+        outcome=without_paths(reason),
+        steps=0,
+        evaluations=0,
+        cpu_seconds=0.0,
+        wall_seconds=0.0,
+        loss=None,
+        error=None,
+        trace=(),
+    )
+
+
+def _identity(run: Run, problem: Problem) -> dict[str, Any]:
+    """What a record says before the run has begun."""
+    return {
+        "problem": run.problem_name,
+        "problem_settings": dict(problem.settings),
+        "parameter_count": sum(parameter.numel() for parameter in problem.parameters if parameter.requires_grad),
+        "compiled": run.compiled,
+        "error_name": problem.error_name if problem.error is not None else None,
+        "reference": problem.reference,
+        "method": run.method.name,
+        "variant": run.variant.label,
+        "grid": tuple(variant.label for variant in run.method.variants if variant.label),
+        "method_settings": dict(run.variant.settings),
+        "seed": run.seed,
+        "budget": run.budget,
+        "versions": versions(*run.method.packages),
+        "machine": this_machine(run.threads),
+    }
 
 
 def _course(run: Run, problem: Problem, start: Sequence[Tensor], budget: Budget, watch: Watch) -> Course:
@@ -132,12 +155,12 @@ def _drive(run: Run, course: Course) -> tuple[Status, str]:
     except BudgetExhausted:
         return Status.BUDGET, f"Budget of {run.budget.text} used up."
     except _METHOD_FAILURES as error:
-        return Status.FAILED, _without_paths(error)
+        return Status.FAILED, f"{type(error).__name__}: {without_paths(str(error))}"
     finally:
         course.clock.stop()
 
 
-def _without_paths(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    message = _ABSOLUTE_PATH.sub("...", lines[0])[:200] if lines else "no message"
-    return f"{type(error).__name__}: {message}"
+def without_paths(reason: str) -> str:
+    """The first line of a message, without the folders of this machine."""
+    lines = reason.strip().splitlines() or ["no message"]
+    return _ABSOLUTE_PATH.sub("...", lines[0])[:200]

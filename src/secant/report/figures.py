@@ -29,6 +29,9 @@ _LINES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.6, 1.2, 1.6)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "*", "h")
 _SIZE_INCHES = (6.4, 4.0)
 _LABEL_GAP = 0.062
+_LABEL_START = 1.065
+_LETTER_WIDTH = 0.0132  # of the page, generous: the font is the reader's
+_LEFT = 0.115
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.size": 10.5,
@@ -83,7 +86,7 @@ def figure(entries: Sequence[Standing], across: Quantity, up: Quantity, identifi
     style: Any = {**_STYLE, "svg.hashsalt": identifier}
     with mpl.rc_context(style):
         page = Figure(figsize=_SIZE_INCHES)
-        axes = page.add_axes((0.115, 0.13, 0.655, 0.845))
+        axes = page.add_axes((_LEFT, 0.13, _axes_width(max(len(name) for _, name, _ in drawn)), 0.845))
         axes.set_xscale("log")
         axes.set_yscale("log")
         for index, _, line in drawn:
@@ -111,6 +114,11 @@ def _draw(axes: Axes, index: int, line: Curve) -> None:
     )
 
 
+def _axes_width(letters: int) -> float:
+    """The share of the page that leaves room for the longest label, within reason."""
+    return min(max((0.99 - _LEFT - letters * _LETTER_WIDTH) / _LABEL_START, 0.45), 0.7)
+
+
 def _marker_places(x: NDArray[np.float64], index: int) -> list[int]:
     """Eight places at equal distances on the logarithmic axis, shifted from method to method, and the end."""
     at = np.log(x)
@@ -123,7 +131,7 @@ def _finish_axes(axes: Axes, lines: Sequence[Curve], across: str, up: str) -> No
     start, end = min(line.x[0] for line in lines), max(line.x[-1] for line in lines)
     lowest, highest = min(line.lowest.min() for line in lines), 10 * max(line.median[0] for line in lines)  # what diverges may leave the top
     highest = min(highest, max(line.highest.max() for line in lines))
-    axes.set_xlim(start / 1.1, max(end, start * 1.5) * 1.04)
+    axes.set_xlim(start / 1.1, max(end, start * 1.5) * 1.12)
     axes.set_ylim(lowest / 1.6, max(highest, lowest * 2) * 1.6)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
@@ -149,7 +157,7 @@ def _label_ends(axes: Axes, drawn: Sequence[tuple[int, str, Curve]]) -> None:
         color = _SERIES[index % len(_SERIES)]
         axes.plot([end[0], 1.035], [end[1], height], color=color, linewidth=0.7, alpha=0.6, transform=axes.transAxes, clip_on=False)
         axes.plot([1.045], [height], color=color, marker=_MARKERS[index % len(_MARKERS)], markersize=5, transform=axes.transAxes, clip_on=False)
-        axes.text(1.065, height, name, transform=axes.transAxes, va="center", ha="left")
+        axes.text(_LABEL_START, height, name, transform=axes.transAxes, va="center", ha="left")
 
 
 def spread_apart(heights: Sequence[float], gap: float) -> list[float]:

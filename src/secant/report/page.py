@@ -146,10 +146,12 @@ def _settings(records: Sequence[RunRecord], places: Sequence[Standing]) -> str:
 
 
 def _definitions(values: Mapping[str, object]) -> str:
-    return "".join(f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(_short(value))}</dd>" for key, value in values.items())
+    return "".join(f"<dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(_short(key, value))}</dd>" for key, value in values.items())
 
 
-def _short(value: object) -> str:
+def _short(key: str, value: object) -> str:
+    if key.endswith("sha256"):
+        return f"{str(value)[:12]}…"  # the whole digest is in the record
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -33,7 +33,7 @@ def run_race(request: RaceRequest, *, as_json: bool) -> int:
     """
     request.folder.mkdir(parents=True, exist_ok=True)
     file = request.folder / RECORDS_FILE
-    kept = [record for record in read_records(file) if record.problem == request.plan.source.name]
+    kept = _comparable(read_records(file), request)
     interrupted = _run(request, kept)
     _say_where(request, kept, interrupted)
     if not kept:
@@ -44,6 +44,14 @@ def run_race(request: RaceRequest, *, as_json: bool) -> int:
     if interrupted:
         return _INTERRUPTED
     return int(all(record.loss is None for record in kept))
+
+
+def _comparable(records: Sequence[RunRecord], request: RaceRequest) -> list[RunRecord]:
+    """The earlier runs that belong in the same table: same problem, budget, threads and compilation, the newest of each method and seed."""
+    plan = request.plan
+    asked = (plan.source.name, plan.budget, plan.threads, plan.compiled)
+    matching = [record for record in records if (record.problem, record.budget, record.machine.threads, record.compiled) == asked]
+    return list({(record.method, record.variant, record.seed): record for record in matching}.values())
 
 
 def _run(request: RaceRequest, kept: list[RunRecord]) -> bool:

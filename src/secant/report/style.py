@@ -25,8 +25,8 @@ tbody th{font-weight:600;white-space:nowrap}
 thead th:nth-child(n+2):not(:last-child),.number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 details{margin-top:1rem}
 summary{cursor:pointer;color:var(--soft)}
-.settings{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:1rem;margin-top:1rem}
-.settings>div{background:var(--box);border-radius:8px;padding:.8rem 1rem;min-width:0}
+.settings{columns:330px;column-gap:1rem;margin-top:1rem}
+.settings>div{background:var(--box);border-radius:8px;padding:.8rem 1rem;margin:0 0 1rem;break-inside:avoid}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem .9rem;margin:0;font-size:.84rem}
 dt{color:var(--soft)}
 dd{margin:0;overflow-wrap:anywhere}

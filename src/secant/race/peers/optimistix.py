@@ -37,7 +37,8 @@ class _Bridge:
         context: dict[str, Any] = {"fn": self._with_aux, "args": None, "options": {}, "tags": frozenset()}
         self.step: Any = equinox.filter_jit(equinox.Partial(self.solver.step, **context))
         self.terminate: Any = equinox.filter_jit(equinox.Partial(self.solver.terminate, **context))
-        self.scalar = jax.ShapeDtypeStruct((), np.float64)
+        shape: Any = jax.ShapeDtypeStruct
+        self.scalar = shape((), np.float64)
 
     def _with_aux(self, y: Any, args: Any) -> tuple[Any, None]:
         return self.loss(y), None
@@ -57,7 +58,8 @@ def _differentiable(answer: Any, n: int) -> Any:
     """``answer`` as a JAX function of which value and derivative cost one call."""
     import jax
 
-    shapes = (jax.ShapeDtypeStruct((), np.float64), jax.ShapeDtypeStruct((n,), np.float64))
+    shape: Any = jax.ShapeDtypeStruct
+    shapes = (shape((), np.float64), shape((n,), np.float64))
 
     def loss(x: Any) -> Any:
         return jax.pure_callback(answer, shapes, x)[0]

@@ -1,0 +1,1 @@
+"""Every method through one list of laws."""

@@ -1,0 +1,114 @@
+"""What the laws are about: every method of ``METHODS`` with every globalization it accepts, and three small problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import secant
+from secant.globalization.globalization import Globalization
+from secant.methods import METHODS
+from secant.optimizer import CurvatureOptimizer
+
+EXTRA: dict[str, dict[str, Any]] = {"broyden": {"theta": 0.3}}
+"""Options that make a method something else than another one of the list."""
+
+GLOBALIZATIONS = {name: value for name in secant.__all__ if isinstance(value := getattr(secant, name), type) and issubclass(value, Globalization)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method with one globalization; None is the method's own default."""
+
+    method: str
+    globalization: str | None = None
+
+    def __str__(self) -> str:
+        return self.method if self.globalization is None else f"{self.method}-{self.globalization}"
+
+    def build(self, parameters: Any, **options: Any) -> CurvatureOptimizer[Any]:
+        chosen = {} if self.globalization is None else {"globalization": GLOBALIZATIONS[self.globalization]()}
+        return METHODS[self.method](parameters, **(EXTRA.get(self.method, {}) | chosen | options))
+
+    @property
+    def is_monotone(self) -> bool:
+        return self.globalization != "FixedStep"
+
+
+def _accepts(case: Case) -> bool:
+    try:
+        case.build([torch.zeros(2, requires_grad=True)])
+    except TypeError:
+        return False
+    return True
+
+
+METHOD_CASES = [Case(name) for name in METHODS]
+PAIRS = [case for name in METHODS for globalization in GLOBALIZATIONS if _accepts(case := Case(name, globalization))]
+
+every_method = pytest.mark.parametrize("case", METHOD_CASES, ids=str)
+every_pair = pytest.mark.parametrize("case", PAIRS, ids=str)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Parameters at their start and the loss over them."""
+
+    parameters: list[Tensor]
+    loss: Callable[[], Tensor]
+
+
+def quadratic(dtype: torch.dtype = torch.float64, n: int = 5, condition: float = 30.0, minimizer: float = 0.0) -> Problem:
+    """A rotated bowl with eigenvalues from 1 to ``condition`` and least value 0, in two tensors."""
+    generator = torch.Generator().manual_seed(3)
+    rotation, _ = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    matrix = (rotation @ torch.diag(torch.logspace(0, 1, n, dtype=torch.float64, base=condition)) @ rotation.T).to(dtype)
+    start = (minimizer + torch.randn(n, generator=generator, dtype=torch.float64)).to(dtype)
+    a, b = start[:2].clone().requires_grad_(), start[2:].clone().requires_grad_()
+
+    def loss() -> Tensor:
+        x = torch.cat([a, b]) - minimizer
+        return 0.5 * x @ matrix @ x
+
+    return Problem([a, b], loss)
+
+
+def rosenbrock(dtype: torch.dtype = torch.float64, n: int = 12) -> Problem:
+    """The chained Rosenbrock function from the usual start."""
+    x = torch.tensor([-1.2, 1.0] * (n // 2), dtype=dtype, requires_grad=True)
+    return Problem([x], lambda: ((1.0 - x[:-1]) ** 2).sum() + 100.0 * ((x[1:] - x[:-1] ** 2) ** 2).sum())
+
+
+def tanh_net(dtype: torch.dtype = torch.float64) -> Problem:
+    """Seventeen weights of a 2-4-1 net on sixteen points."""
+    generator = torch.Generator().manual_seed(5)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    inputs = normal(16, 2)
+    targets = torch.sin(2.0 * inputs[:, :1]) * inputs[:, 1:]
+    w1, b1, w2, b2 = (normal(*shape).requires_grad_() for shape in ((4, 2), (4,), (1, 4), (1,)))
+    return Problem([w1, b1, w2, b2], lambda: ((torch.tanh(inputs @ w1.T + b1) @ w2.T + b2 - targets) ** 2).mean())
+
+
+PROBLEMS = {"quadratic": lambda dtype=torch.float64: quadratic(dtype, n=12, condition=1e3), "rosenbrock": rosenbrock, "tanh_net": tanh_net}
+
+
+def flat(parameters: Sequence[Tensor]) -> Tensor:
+    """All parameters as one new vector."""
+    return torch.cat([p.detach().reshape(-1) for p in parameters])
+
+
+def drive(optimizer: CurvatureOptimizer[Any], problem: Problem, steps: int) -> list[Tensor]:
+    """The parameters after each of so many steps."""
+    path = []
+    for _ in range(steps):
+        optimizer.step(problem.loss)
+        path.append(flat(problem.parameters))
+    return path
