@@ -140,4 +140,5 @@ def main() -> Result:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # a net this small gains nothing from more, and on busy cores threads that wait for each other are tens of times slower
     main()

@@ -1,11 +1,20 @@
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    # Small nets on several threads are very slow where the cores are busy. torch has one pool of threads and SciPy's BLAS another: this limits both.
+    with threadpool_limits(limits=1):
+        yield
 
 
 @pytest.fixture
@@ -77,9 +86,9 @@ def test_gradient_descent_learns_the_teacher_and_not_the_noise_and_sr1_is_faster
     assert [len(losses) for losses in (result.teacher, result.fresh, result.rank_one)] == [1000, 1000, 1000]
     assert result.teacher[0] == result.rank_one[0] > 1.0
     assert result.teacher[-1] < 0.02
-    # The mean of 500 batches of 64 scatters by sqrt(2 / 32,000) = 0.008; the net, itself driven by noise, adds about 0.01.
+    # The mean of 500 batches of 64 scatters by sqrt(2 / 32,000) = 0.008; the net, itself driven by noise, adds about 0.01. Three initial nets gave 1.004.
     assert sum(result.fresh[500:]) / 500 == pytest.approx(1.0, abs=0.04)
-    # Kinks make the path depend on rounding. Three initial nets needed 59 to 91 evaluations and ended at 1/16 to 1/35 of the loss of gradient descent.
+    # Kinks make the path depend on rounding. Six initial nets needed 66 to 91 evaluations and ended at 1/15 to 1/35 of the loss of gradient descent.
     assert result.evaluations_to_match is not None
     assert result.evaluations_to_match <= 200
     assert result.rank_one[-1] < 0.25 * result.teacher[-1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -90,7 +89,7 @@ class Result:
 
     @property
     def hess_inv(self) -> Tensor:
-        """The inverse Hessian that the last iteration used, a new tensor of shape ``(n, n)``."""
+        """The inverse Hessian, corrected with every step, a new tensor of shape ``(n, n)``."""
         dense: Tensor = self.optimizer.curvature.dense_inverse()
         return dense
 
@@ -117,7 +116,7 @@ def minimize(
         fun: ``fun(x)`` with ``x`` in the form of ``x0``; for a module ``fun()`` or ``fun(module)``. Returns the loss, a tensor with one number.
         x0: A tensor, or tensors in nested dicts, lists or tuples, which are never modified. Or a module: its trainable parameters are updated in place and
             stand at the best point afterwards, also after an exception.
-        method: ``"bfgs"``, ``"broyden"``, ``"dfp"``, ``"sr1"``, ``"ssbfgs"`` or ``"ssbroyden"``.
+        method: ``"bfgs"``, ``"broyden"``, ``"dfp"``, ``"sr1"``, ``"ssbfgs"`` or ``"ssbroyden"``, in any case.
         tol: ``max |grad|`` relative to the first one at which the run has converged; 0 goes on to the rounding floor.
         options: ``maxiter`` (default ``200 n``), ``maxfun`` and ``seconds`` bound the run and are tested between iterations; the others go to the method's
             constructor, for example ``globalization`` or ``initial_scale``.
@@ -137,11 +136,13 @@ def minimize(
         >>> result.success, result.x
         (True, tensor([3., 3.], dtype=torch.float64))
     """
+    method = method.lower()
     budget, constructor = _split_options(method, options or {})
     parameters, closure, answer = _bind(fun, x0)
     run = _Run(closure, budget, callback, progress or terminal_line())
     optimizer = METHODS[method](parameters, gradient_tolerance=tol, callback=run.record, **constructor)
     outcome = run.to_the_end(optimizer)
+    optimizer.correct()
     point, counts = optimizer.point, optimizer.counts
     assert point is not None
     success = outcome in _SUCCESSES
@@ -166,7 +167,7 @@ def minimize(
 class _Budget:
     maxiter: int | None
     maxfun: int | None
-    seconds: float
+    seconds: float | None
 
 
 class _Run:
@@ -209,9 +210,12 @@ class _Run:
     def _is_used_up(self, optimizer: CurvatureOptimizer[Any]) -> bool:
         if optimizer.outcome is None:
             return False
-        maxiter = 200 * optimizer.size if self._budget.maxiter is None else self._budget.maxiter
-        maxfun = math.inf if self._budget.maxfun is None else self._budget.maxfun
-        return optimizer.iteration >= maxiter or optimizer.counts.losses >= maxfun or time.perf_counter() - self._began >= self._budget.seconds
+        budget = self._budget
+        if optimizer.iteration >= (200 * optimizer.size if budget.maxiter is None else budget.maxiter):
+            return True
+        if budget.maxfun is not None and optimizer.counts.losses >= budget.maxfun:
+            return True
+        return budget.seconds is not None and time.perf_counter() - self._began >= budget.seconds
 
     def _is_over(self, optimizer: CurvatureOptimizer[Any]) -> bool:
         outcome = optimizer.outcome
@@ -255,11 +259,11 @@ def _split_options(method: str, options: Mapping[str, Any]) -> tuple[_Budget, di
     for name in options:
         if name not in allowed and name not in _BUDGET_OPTIONS:
             raise ValueError(f"Expected options among {', '.join([*_BUDGET_OPTIONS, *allowed])}, got {name!r}.{_nearest(name, [*_BUDGET_OPTIONS, *allowed])}")
-    maxiter, maxfun, seconds = options.get("maxiter"), options.get("maxfun"), options.get("seconds", math.inf)
-    for name, value in (("maxiter", maxiter), ("maxfun", maxfun), ("seconds", seconds)):
+    bounds = {name: options.get(name) for name in _BUDGET_OPTIONS}
+    for name, value in bounds.items():
         if value is not None and not value > 0:
             raise ValueError(f"Expected {name} > 0, got {name}={value}.")
-    return _Budget(maxiter, maxfun, seconds), {name: value for name, value in options.items() if name not in _BUDGET_OPTIONS}
+    return _Budget(**bounds), {name: value for name, value in options.items() if name not in _BUDGET_OPTIONS}
 
 
 def _nearest(word: str, known: Mapping[str, Any] | list[str]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from secant.notice import warn_user
 
 ParamGroup = dict[str, Any]
 
@@ -48,10 +49,9 @@ class Layout:
         self.rounds = any(parameter.dtype.to_real() != self.dtype for parameter in trainable)
         self._signature = _signature(groups)
         if any(torch.finfo(parameter.dtype).bits < 32 for parameter in trainable):
-            warnings.warn(
+            warn_user(
                 "Some parameters have half precision: the method works in float32 and every trial point is rounded to them, which limits the accuracy to "
                 "about three digits. Convert the model with .float() or .double() for more.",
-                stacklevel=4,
             )
 
     def matches(self, groups: Sequence[ParamGroup]) -> bool:
@@ -85,10 +85,10 @@ class Layout:
             parameter.copy_(piece)
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """``x`` cut into views shaped (and, for complex parameters, typed) like the parameters."""
+        """``x`` cut into pieces shaped (and, for complex parameters, typed) like the parameters; views where the memory allows."""
         pieces = torch.split(x, list(self.sizes))
         return [
-            torch.view_as_complex(piece.view(*parameter.shape, 2)) if parameter.is_complex() else piece.view(parameter.shape)
+            torch.view_as_complex(piece.view(*parameter.shape, 2).clone()) if parameter.is_complex() else piece.view(parameter.shape)
             for parameter, piece in zip(self.parameters, pieces, strict=True)
         ]
 
@@ -140,16 +140,48 @@ def _refuse_mixed_devices(parameters: Sequence[Tensor]) -> None:
 
 def _refuse_overlap(parameters: Sequence[Tensor]) -> None:
     """Two views of one memory would be written twice, and the second would undo the first."""
-    ends: dict[int, list[tuple[int, int]]] = {}
+    seen: dict[int, list[Tensor]] = {}
     for parameter in parameters:
-        if parameter.numel() == 0:
-            continue
-        first = parameter.data_ptr()
-        span = 1 + sum((size - 1) * stride for size, stride in zip(parameter.shape, parameter.stride(), strict=True))
-        last = first + span * parameter.element_size()
-        others = ends.setdefault(parameter.untyped_storage().data_ptr(), [])
-        if any(first < other_last and other_first < last for other_first, other_last in others):
+        if _overlaps_itself(parameter):
+            raise ValueError("Expected parameters with memory of their own, got an expanded or overlapping view. Give it memory with .clone().")
+        others = seen.setdefault(parameter.untyped_storage().data_ptr(), [])
+        if parameter.numel() > 0 and any(_overlap(parameter, other) for other in others):
             raise ValueError(
                 "Expected parameters with memory of their own, got two different tensors that overlap. Tie weights by sharing one Parameter object."
             )
-        others.append((first, last))
+        if parameter.numel() > 0:
+            others.append(parameter)
+
+
+def _overlaps_itself(parameter: Tensor) -> bool:
+    """Whether two indices are one element, as in an expanded tensor. Strides that grow past what lies below them answer without looking."""
+    reach = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(parameter.stride(), parameter.shape, strict=True) if size > 1):
+        if stride < reach:
+            offsets = _byte_offsets(parameter)
+            return int(torch.unique(offsets).numel()) < offsets.numel()
+        reach += stride * (size - 1)
+    return False
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors on one storage share an element. Interleaved ones (columns of one matrix) do not."""
+    (a_first, a_last), (b_first, b_last) = _span(a), _span(b)
+    if a_last <= b_first or b_last <= a_first:
+        return False
+    return bool(torch.isin(_byte_offsets(a), _byte_offsets(b)).any())
+
+
+def _span(parameter: Tensor) -> tuple[int, int]:
+    first = parameter.data_ptr()
+    last = sum((size - 1) * stride for size, stride in zip(parameter.shape, parameter.stride(), strict=True))
+    return first, first + (last + 1) * parameter.element_size()
+
+
+def _byte_offsets(parameter: Tensor) -> Tensor:
+    """The address of every element, in the smallest unit the two could share: a complex number is two real ones."""
+    width = parameter.element_size() // (2 if parameter.is_complex() else 1)
+    offsets = torch.tensor([parameter.data_ptr()])
+    for size, stride in zip(parameter.shape, parameter.stride(), strict=True):
+        offsets = (offsets.unsqueeze(-1) + torch.arange(size) * stride * parameter.element_size()).reshape(-1)
+    return torch.cat([offsets, offsets + width]) if parameter.is_complex() else offsets

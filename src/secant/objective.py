@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MethodType
 from typing import Any, final
 
 import torch
@@ -78,6 +79,7 @@ class Objective:
         self._current_versions: tuple[int, ...] = ()
         self._gradient_graph: list[Tensor | None] | None = None
         self._graph_versions: tuple[int, ...] = ()
+        self._graph_x = torch.empty(0)
 
     def bind(self, closure: Closure, groups: Sequence[ParamGroup]) -> None:
         """Use ``closure`` with the options in ``groups`` from now on.
@@ -86,7 +88,7 @@ class Objective:
         """
         self._groups = groups
         decays = self.layout.per_group(groups, "weight_decay")
-        if closure != self._closure or decays != self._decays:
+        if not _is_same(closure, self._closure) or decays != self._decays:
             self.forget()
         self._closure, self._decays = closure, decays
 
@@ -98,11 +100,12 @@ class Objective:
     def here(self) -> Point:
         """The evaluation at the present parameters; free when it is known already.
 
-        It is known when the parameters were evaluated last by the same closure object and neither their versions nor their values changed since.
+        It is known when the parameters were evaluated last by the same closure object, with a finite result, and neither their versions nor their values
+        changed since.
         """
         x = self.layout.gather()
         known = self._current
-        if known is not None and self.layout.versions() == self._current_versions and torch.equal(known.x, x):
+        if known is not None and known.is_finite and self.layout.versions() == self._current_versions and torch.equal(known.x, x):
             return known
         return self._evaluate(x)
 
@@ -140,7 +143,8 @@ class Objective:
         product: Sequence[Tensor | None] = [None] * len(gradient)
         if pairs:
             outputs, directions = zip(*pairs, strict=True)
-            product = torch.autograd.grad(outputs, self.layout.parameters, directions, retain_graph=True, allow_unused=True)
+            with _explained():
+                product = torch.autograd.grad(outputs, self.layout.parameters, directions, retain_graph=True, allow_unused=True)
         self.counts = replace(self.counts, hessian_products=self.counts.hessian_products + 1)
         flat = self._reduced(self.layout.flatten_like(product)) * self._sign
         for part, decay in self._active_decays():
@@ -152,8 +156,14 @@ class Objective:
         return max(float(group["lr"]) for group in self._groups)
 
     def initial_scales(self) -> Tensor:
-        """Each group's ``lr`` over the largest, spread over its parameters, shape ``(n,)``: the shape of the initial inverse Hessian."""
+        """Each group's ``lr`` over the largest, spread over its parameters, shape ``(n,)``: the shape of the initial inverse Hessian.
+
+        Raises:
+            ValueError: Some groups have ``lr`` 0 and some have not: such a block could never move.
+        """
         largest = self.learning_rate()
+        if any(float(group["lr"]) == 0.0 for group in self._groups):
+            raise ValueError("Expected lr > 0 in every group when the curvature is set, got lr=0 in some. Freeze a group with requires_grad_(False).")
         scales = torch.ones(self.layout.size, dtype=self.layout.dtype, device=self.layout.device)
         for part, lr in self.layout.per_group(self._groups, "lr"):
             scales[part] = lr / largest
@@ -183,10 +193,13 @@ class Objective:
         self._clear_gradients()
         with torch.enable_grad(), _watch_backward(self.layout.parameters) as arrived:
             loss = self._call_closure()
-            called_backward = bool(arrived) or (not loss.requires_grad and any(p.grad is not None for p in self.layout.parameters))
-            if not called_backward:
+            if not arrived and not self._was_assigned():
                 self._backward(loss)
-        return loss.detach().reshape(())
+        return loss.detach().reshape(()).clone()  # a closure may write its next loss into the same tensor
+
+    def _was_assigned(self) -> bool:
+        """Whether the closure wrote its own gradients, as after ``torch.autograd.grad``. All zeros are a reset: the loss has still to be differentiated."""
+        return any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in self.layout.parameters)
 
     def _call_closure(self) -> Tensor:
         if self._closure is None:
@@ -203,6 +216,7 @@ class Objective:
     def _backward(self, loss: Tensor) -> None:
         if not loss.requires_grad:
             raise RuntimeError("The closure returned a loss without a graph and did not call backward. Return the loss tensor itself, not loss.item().")
+        self._clear_gradients()
         torch.autograd.backward(loss.reshape(()), inputs=self.layout.parameters)
         if all(parameter.grad is None for parameter in self.layout.parameters):
             raise RuntimeError("No trainable parameter is reached by the loss. Check that the closure uses the parameters given to the optimizer.")
@@ -213,19 +227,18 @@ class Objective:
 
     def _gradient_with_graph(self) -> list[Tensor | None]:
         """The gradient at the present parameters with its graph, kept until they change."""
-        if self._gradient_graph is not None and self.layout.versions() == self._graph_versions:
+        x = self.layout.gather()
+        if self._gradient_graph is not None and self.layout.versions() == self._graph_versions and torch.equal(x, self._graph_x):
             return self._gradient_graph
         self._clear_gradients()
         with torch.enable_grad(), _watch_backward(self.layout.parameters) as arrived:
             loss = self._call_closure()
             if arrived or not loss.requires_grad:
                 raise RuntimeError(f"Exact Hessian products need a closure that only returns the loss; this one called backward. {_DIFFERENCES_REMEDY}")
-            try:
+            with _explained():
                 gradient = torch.autograd.grad(loss, self.layout.parameters, create_graph=True, allow_unused=True)
-            except RuntimeError as error:
-                raise RuntimeError(f"The gradient cannot be differentiated again (a compiled model?). {_DIFFERENCES_REMEDY}") from error
         self.counts = replace(self.counts, losses=self.counts.losses + 1, gradients=self.counts.gradients + 1)
-        self._gradient_graph, self._graph_versions = list(gradient), self.layout.versions()
+        self._gradient_graph, self._graph_versions, self._graph_x = list(gradient), self.layout.versions(), x
         return self._gradient_graph
 
     def _difference_product(self, v: Tensor) -> Tensor:
@@ -256,6 +269,22 @@ class Objective:
         self._gradient_graph = None
         if point.is_finite and (self.best is None or point.loss < self.best.loss):
             self.best = point
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Add the remedy to what torch says when a second derivative cannot be had."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(f"The gradient cannot be differentiated again (a compiled model?). {_DIFFERENCES_REMEDY}") from error
+
+
+def _is_same(one: Closure, other: Closure | None) -> bool:
+    """Whether two closures are one object; a bound method is a new object at each access, so its parts are compared."""
+    if isinstance(one, MethodType) and isinstance(other, MethodType):
+        return one.__self__ is other.__self__ and one.__func__ is other.__func__
+    return one is other
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from secant.curvature.curvature import Curvature
 from secant.globalization.globalization import Globalization
+from secant.layout import Layout
 from secant.memory import require_memory
+from secant.notice import warn_user
 from secant.objective import Closure, Counts, Objective
 from secant.saving import load_step, save_step
 from secant.step import Correction, Outcome, Point, Step
@@ -100,7 +102,11 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         process_group: dist.ProcessGroup | None = None,
         reduction: str = "mean",
     ) -> None:
-        _check_options(lr, weight_decay, iterations_per_step, gradient_tolerance)
+        _check_group(lr, weight_decay)
+        _check_options(iterations_per_step, gradient_tolerance)
+        if not isinstance(globalization, Globalization):
+            name = getattr(globalization, "__name__", type(globalization).__name__)
+            raise TypeError(f"Expected a globalization such as HagerZhang(), got {name}. If that is the class, build it: {name}().")
         if not isinstance(curvature, globalization.needs):
             raise TypeError(
                 f"{type(globalization).__name__} needs a curvature that offers multiply(v); {type(curvature).__name__} offers only solve(v). "
@@ -109,7 +115,8 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         self._objective: Objective | None = None
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self._curvature = curvature
-        self._globalization = globalization
+        self._globalization = copy.deepcopy(globalization)  # it remembers earlier steps, and the caller may give the same one to several optimizers
+        self._globalization.forget()
         self._iterations_per_step = iterations_per_step
         self._gradient_tolerance = gradient_tolerance
         self._callback = callback
@@ -173,13 +180,20 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
             # The parameters stand at some trial point: the best finite one of this call is where a user who interrupts wants them.
             self.go_to(objective.best or start)
             raise
-        self.point = point
+        if self.outcome is Outcome.NOT_FINITE and objective.best is not None and objective.best.loss < point.loss:
+            point = objective.best
+        self.go_to(point)
         return start.reported
 
     def go_to(self, point: Point) -> None:
         """Put the parameters at a point that was evaluated before."""
         self._border().write(point)
         self.point = point
+
+    def correct(self) -> None:
+        """Correct the curvature with the last step now, not at the start of the next: to read it, or when no step will follow."""
+        if self._unused is not None and self.point is not None:
+            self.correction = self._correct(self._border(), self.point)
 
     def objective_changed(self) -> None:
         """Evaluate again at the next step although closure and parameters look the same: its data changed. No pair is formed across the change."""
@@ -191,17 +205,28 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         self._forget_curvature(Correction.RESET_REQUESTED)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as in torch; the curvature is reset, because its size changes."""
+        """Add a group, as in torch; the curvature is reset, because its size changes. A group that is refused is not added."""
         super().add_param_group(param_group)
-        if self._objective is not None:
-            self._renew_layout()
+        try:
+            group = self.param_groups[-1]
+            _check_group(group["lr"], group["weight_decay"])
+            if self._objective is not None:  # else torch's constructor is still collecting groups
+                Layout(self.param_groups)  # a frozen parameter must be of a supported kind, too
+                self._renew_layout()
+        except (TypeError, ValueError, MemoryError):
+            self.param_groups.pop()
+            raise
 
     def state_dict(self) -> dict[str, Any]:
         """The dictionary of torch and, under ``"secant"``, all that is needed to resume bit for bit: tensors and plain numbers, in their own dtypes.
 
-        The tensors are the optimizer's own, as in torch: save or copy them before the next step. Cost: none until saved; a copy doubles the memory.
+        The curvature's tensors are copies, which doubles its memory: a dictionary that is kept stays what it was while the run goes on.
         """
+        layout = self._border().layout
         saved = {
+            "method": type(self).__name__,
+            "size": layout.size,
+            "dtype": str(layout.dtype),
             "curvature": self._curvature.state(),
             "globalization": self._globalization.memory(),
             "progress": asdict(self._progress),
@@ -217,20 +242,17 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         """Take over a saved state; the next step goes on bit for bit where it was taken.
 
         Raises:
-            ValueError: The dictionary was saved by another kind of optimizer, or for parameters of another total size.
+            ValueError: The dictionary was saved by another kind of optimizer, or for parameters of another total size or type. Nothing is changed then.
         """
-        if _SAVED not in state_dict:
-            raise ValueError(f"Expected a state_dict saved by {type(self).__name__}, got one without the entry {_SAVED!r}.")
+        self._check_saved(state_dict)
         saved = state_dict[_SAVED]
         super().load_state_dict({key: value for key, value in state_dict.items() if key != _SAVED})
         self._curvature.reset()
         self._objective = self._new_objective()
         layout = self._objective.layout
         like = torch.empty(0, dtype=layout.dtype, device=layout.device)
-        last = load_step(saved["last"], like)
-        if last is not None and last.start.x.numel() != layout.size:
-            raise ValueError(f"Expected a state for {layout.size} trainable numbers, got one for {last.start.x.numel()}.")
-        self._unused = self.last_step = last
+        self._unused = self.last_step = load_step(saved["last"], like)
+        self.point = None
         self._curvature.load(saved["curvature"], like)
         self._globalization.recall(saved["globalization"])
         self._progress = Progress(**saved["progress"])
@@ -251,6 +273,18 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         if counts is not None:
             self._objective = self._new_objective()
             self._objective.counts = counts
+
+    def _check_saved(self, state_dict: dict[str, Any]) -> None:
+        name, layout = type(self).__name__, self._border().layout
+        if _SAVED not in state_dict:
+            raise ValueError(f"Expected a state_dict saved by {name}, got one without the entry {_SAVED!r}.")
+        saved = state_dict[_SAVED]
+        if saved["method"] != name:
+            raise ValueError(f"Expected a state_dict saved by {name}, got one of {saved['method']}.")
+        if saved["size"] != layout.size:
+            raise ValueError(f"Expected a state for {layout.size} trainable numbers, got one for {saved['size']}.")
+        if saved["dtype"] != str(layout.dtype):
+            raise ValueError(f"Expected a state in {layout.dtype}, got one in {saved['dtype']}. Convert the model to it before loading.")
 
     def _iterate(self, objective: Objective, start: Point) -> Point:
         """One iteration from ``start``, where the parameters stand; the point that was kept."""
@@ -330,14 +364,13 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         return self._objective
 
     def _warn_float32(self, objective: Objective) -> None:
-        at_floor = self.outcome in (Outcome.ROUNDING_FLOOR, Outcome.APPROXIMATE_WOLFE, Outcome.APPROXIMATE_GAIN, Outcome.STUCK)
-        if not at_floor or self._warned_float32 or objective.layout.dtype != torch.float32:
+        stalls = self._progress.flat >= _STALLING or self.outcome in (Outcome.ROUNDING_FLOOR, Outcome.STUCK)
+        if not stalls or self._warned_float32 or objective.layout.dtype != torch.float32:
             return
         self._warned_float32 = True
-        warnings.warn(
+        warn_user(
             "float32 no longer resolves the decrease of the loss, so the run will stall about here. Convert the model and its data with .double() "
-            "for more digits.",
-            stacklevel=4,
+            "for more digits."
         )
 
     def _report(self, step: Step) -> None:
@@ -350,6 +383,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
             self.outcome = Outcome.CALLBACK
 
 
+_STALLING = 3  # iterations without progress after which float32 is told to be the reason
 _FRUITLESS = frozenset({Outcome.ZERO_LEARNING_RATE, Outcome.NOT_FINITE})
 _PICKLED = frozenset(
     {
@@ -371,13 +405,16 @@ _PICKLED = frozenset(
 )
 
 
-def _check_options(lr: float | Tensor, weight_decay: float, iterations_per_step: int, gradient_tolerance: float) -> None:
+def _check_group(lr: float | Tensor, weight_decay: float) -> None:
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError(f"Expected lr to be a number or a tensor with one element, got shape {tuple(lr.shape)}.")
     if not 0.0 <= float(lr) < math.inf:
         raise ValueError(f"Expected 0 <= lr < inf, got lr={float(lr)}.")
     if not 0.0 <= weight_decay < math.inf:
         raise ValueError(f"Expected 0 <= weight_decay < inf, got weight_decay={weight_decay}.")
+
+
+def _check_options(iterations_per_step: int, gradient_tolerance: float) -> None:
     if iterations_per_step < 1:
         raise ValueError(f"Expected iterations_per_step >= 1, got {iterations_per_step}.")
     if not 0.0 <= gradient_tolerance < 1.0:

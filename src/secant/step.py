@@ -94,6 +94,7 @@ class Correction(Enum):
     APPLIED = "The inverse Hessian was corrected with the last step."
     NOTHING_NEW = "The inverse Hessian is unchanged: no new point was evaluated."
     SKIPPED_CURVATURE = "Skipped: the curvature y.s along the last step is not positive beyond rounding."
+    SKIPPED_ROUNDING = "Skipped: the last step was so short against the parameters that its gradient change is mostly rounding."
     SKIPPED_DENOMINATOR = "Skipped: the denominator of the rank-one correction is too small against its factors."
     SKIPPED_THETA = "Skipped: theta lies beyond the degenerate value, where the corrected matrix would not be positive definite."
     RESET_INDEFINITE = "Reset: the inverse Hessian had lost its positive definiteness to rounding."

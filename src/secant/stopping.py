@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,7 +35,7 @@ class Progress:
 
     def begun(self, point: Point) -> Progress:
         """Remember the first finite point as the scale."""
-        if self.first_grad == self.first_grad or not point.is_finite:
+        if not math.isnan(self.first_grad) or not point.is_finite:
             return self
         return replace(self, first_loss=abs(point.loss), first_grad=point.largest_grad)
 
@@ -44,8 +45,10 @@ class Progress:
         failed = not step.outcome.is_accepted and not rejected
         progress = replace(self, iteration=self.iteration + 1, failures=self.failures + 1 if failed else 0)
         rounding = 4.0 * torch.finfo(step.kept.reported.dtype).eps * abs(step.start.loss)
-        if rejected and step.trial is not None and step.trial.loss > step.start.loss + rounding:
-            return progress  # a failure of the model, not of the arithmetic
+        if step.outcome is Outcome.NOT_FINITE or (rejected and step.trial is not None and step.trial.loss > step.start.loss + rounding):
+            return progress  # a failure of the objective or of the model, not of the arithmetic
+        if step.kept.loss > step.start.loss + rounding:
+            return progress  # a step that was taken without a test of the loss
         if step.kept.loss < step.start.loss - rounding or step.kept.largest_grad < 0.9 * self.least_grad:
             return replace(progress, flat=0, least_grad=step.kept.largest_grad)
         return replace(progress, flat=self.flat + 1)

@@ -84,8 +84,8 @@ def rosenbrock(dtype: torch.dtype = torch.float64, n: int = 12) -> Problem:
     return Problem([x], lambda: ((1.0 - x[:-1]) ** 2).sum() + 100.0 * ((x[1:] - x[:-1] ** 2) ** 2).sum())
 
 
-def tanh_net(dtype: torch.dtype = torch.float64) -> Problem:
-    """Seventeen weights of a 2-4-1 net on sixteen points."""
+def tanh_net(dtype: torch.dtype = torch.float64, ridge: float = 0.0) -> Problem:
+    """Seventeen weights of a 2-4-1 net on sixteen points; without the ridge term the best weights are infinite."""
     generator = torch.Generator().manual_seed(5)
 
     def normal(*shape: int) -> Tensor:
@@ -94,10 +94,12 @@ def tanh_net(dtype: torch.dtype = torch.float64) -> Problem:
     inputs = normal(16, 2)
     targets = torch.sin(2.0 * inputs[:, :1]) * inputs[:, 1:]
     w1, b1, w2, b2 = (normal(*shape).requires_grad_() for shape in ((4, 2), (4,), (1, 4), (1,)))
-    return Problem([w1, b1, w2, b2], lambda: ((torch.tanh(inputs @ w1.T + b1) @ w2.T + b2 - targets) ** 2).mean())
+    return Problem(
+        [w1, b1, w2, b2], lambda: ((torch.tanh(inputs @ w1.T + b1) @ w2.T + b2 - targets) ** 2).mean() + ridge * sum(w.square().sum() for w in (w1, w2))
+    )
 
 
-PROBLEMS = {"quadratic": lambda dtype=torch.float64: quadratic(dtype, n=12, condition=1e3), "rosenbrock": rosenbrock, "tanh_net": tanh_net}
+PROBLEMS = {"quadratic": lambda dtype=torch.float64: quadratic(dtype, n=12, condition=1e3, minimizer=0.5), "rosenbrock": rosenbrock, "tanh_net": tanh_net}
 
 
 def flat(parameters: Sequence[Tensor]) -> Tensor:

@@ -48,7 +48,9 @@ class Corrected:
     last: Step
 
 
-def walk(curvature: Dense, n: int, corrections: int, seed: int, *, log_condition: float = 2.0, fixed: bool = False, dtype: torch.dtype = torch.float64) -> Iterator[Corrected]:
+def walk(
+    curvature: Dense, n: int, corrections: int, seed: int, *, log_condition: float = 2.0, fixed: bool = False, dtype: torch.dtype = torch.float64
+) -> Iterator[Corrected]:
     """Steps along ``-H g`` of random length whose gradient changes come from random positive definite matrices, one and the same when ``fixed``."""
     generator = torch.Generator().manual_seed(seed)
     objective = objective_of(n, dtype)

@@ -54,7 +54,8 @@ def test_corrected_inverse_is_the_textbook_formula(rule: MemberRule, n: int, see
             continue
         assert done.correction is Correction.APPLIED
         expected = textbook(done.before, done.s, done.y, member)
-        # H y is a difference of two products and s.Bs a solve: both lose digits with the condition of H. Near the degenerate theta every form of the formula loses as much as sigma is small.
+        # H y is a difference of two products and s.Bs a solve: both lose digits with the condition of H.
+        # Near the degenerate theta every form of the formula loses as much as sigma is small.
         sigma = 1.0 + (h * b - 1.0) * member.theta
         tolerance = 1e-11 * np.linalg.cond(done.before) * max(1.0, h * b / sigma) * (np.abs(done.before).max() / member.tau + np.abs(expected).max())
         assert np.abs(curvature.dense_inverse().numpy() - expected).max() <= tolerance

@@ -85,7 +85,7 @@ def test_extreme_ratios_give_finite_members(h: float, b: float, n: int) -> None:
 
 
 @pytest.mark.xfail(strict=True, reason="h (1 - c) cancels: from a = 1e16 on rho_minus is zero and another member is taken")
-@pytest.mark.parametrize("a", [1e10, 1e14, 1e17, 1e30])
+@pytest.mark.parametrize("a", [1e14, 1e17, 1e30])
 def test_lower_end_of_theta_keeps_its_digits_far_from_the_secant(a: float) -> None:
     """For ``a`` to infinity and ``b > 1/2`` the lower end is active: sigma = rho_minus = 1 / (2 b), and tau is the lesser of it and its power over b."""
     b, n = 4.0, 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import final
 
 import torch
@@ -32,8 +33,8 @@ class Broyden(Curvature):
         rule: Chooses ``theta`` and ``tau`` at every correction.
         initial: The initial scale, see :class:`~secant.curvature.initial.InitialScale`.
         skip_below: The correction is skipped when ``s.y <= skip_below |s| |y|``.
-        first_gain: With the automatic scale, ``H`` is multiplied before its first correction by this times the first accepted length. Directions not yet
-            explored then start from a small curvature, which corrections raise at once, while a large one is lowered only step by step
+        first_gain: With the automatic scale, ``H`` is multiplied before its first correction by this times the first accepted length. Directions not
+            yet explored then start from a small curvature, which corrections raise at once, while a large one is lowered only step by step
             (benchmarks/results/initial_scale.json: 10 needs a third to a half of the evaluations of 1 for BFGS, and no more for the self-scaled members).
         kernel: The passes over the matrix; None chooses by device and type.
 
@@ -42,7 +43,9 @@ class Broyden(Curvature):
         completing the square, so that they can wait and be folded in together; ``H y`` is the difference of two known products.
     """
 
-    def __init__(self, rule: MemberRule, *, initial: InitialScale, skip_below: float = 1e-14, first_gain: float = 10.0, kernel: MatrixKernel | None = None) -> None:
+    def __init__(
+        self, rule: MemberRule, *, initial: InitialScale, skip_below: float = 1e-14, first_gain: float = 10.0, kernel: MatrixKernel | None = None
+    ) -> None:
         self._rule = rule
         self._initial = initial
         self._skip_below = skip_below
@@ -60,7 +63,10 @@ class Broyden(Curvature):
         pair = None if last is None else self._products.pair(last, objective.space)
         if pair is None or last is None or last.trial is None:
             return Correction.NOTHING_NEW
-        if not pair.sy > self._skip_below * math.sqrt(pair.ss) * math.sqrt(pair.yy):
+        if pair.is_rounding:
+            return Correction.SKIPPED_ROUNDING
+        has_digits = min(pair.ss, pair.yy, pair.sy, pair.sBs) >= sys.float_info.min
+        if not has_digits or not pair.sy > self._skip_below * math.sqrt(pair.ss) * math.sqrt(pair.yy):
             return Correction.SKIPPED_CURVATURE
         if not pair.yHy > 0.0:
             self.reset()
@@ -99,9 +105,9 @@ class Broyden(Curvature):
 
     def _correct(self, products: InverseProducts, pair: SecantPair, gradient: Tensor) -> Correction:
         inverse = products.inverse
+        gain = 1.0
         if self._corrections == 0 and self._initial == "auto" and pair.length > 0.0:
             gain = self._first_gain * pair.length
-            inverse.scale(gain)
             pair = pair.with_inverse_times(gain)
         member = self._rule(pair.yHy / pair.sy, pair.sBs / pair.sy, pair.s.numel())
         terms = rank_one_terms(pair, member)
@@ -109,7 +115,7 @@ class Broyden(Curvature):
             return Correction.SKIPPED_THETA
         first, along_Hy, second = terms
         vector = torch.add(pair.s, pair.Hy, alpha=along_Hy)
-        inverse.scale(1.0 / member.tau)
+        inverse.scale(gain / member.tau)
         inverse.add(first, vector)
         inverse.add(second, pair.Hy)
         product = pair.Hg / member.tau

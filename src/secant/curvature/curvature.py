@@ -43,7 +43,7 @@ class Curvature(ABC):
 
     @abstractmethod
     def state(self) -> State:
-        """All that is needed to go on bit for bit: tensors and plain numbers only. Tensors may be the model's own: copy them before the next update."""
+        """All that is needed to go on bit for bit: tensors and plain numbers only, which later updates leave alone."""
 
     @abstractmethod
     def load(self, state: State, like: Tensor) -> None:

@@ -13,6 +13,7 @@ from secant.curvature.symmetric import DeferredSymmetric, MatrixKernel
 from secant.space import Space
 from secant.step import Step
 
+ROUNDING_STEP = 100.0  # units in the last place of |x|: a shorter step's gradient change is wrong in the second digit
 CANCELLATION = 1e-8  # below this share of |H g| the difference H g+ - H g has lost half its digits: H y is computed afresh
 
 
@@ -29,6 +30,7 @@ class SecantPair:
         sg, Hyg: ``s.g+`` and ``Hy.g+``.
         sBs: ``s.Bs`` with ``B = H^-1``, known without ``B`` because ``s`` is a multiple of ``-H g``.
         length: The multiple: ``s = -length H g``.
+        is_rounding: Whether ``s`` is so short against ``x`` that ``y`` is hardly more than the rounding of two gradients.
     """
 
     s: Tensor
@@ -44,6 +46,7 @@ class SecantPair:
     Hyg: float
     sBs: float
     length: float
+    is_rounding: bool
 
     def with_inverse_times(self, factor: float) -> SecantPair:
         """The same pair seen through ``factor H``."""
@@ -105,13 +108,27 @@ class InverseProducts:
         s, y = step.trial.x - step.start.x, gradient - step.start.grad
         Hg = self.inverse.times(gradient)
         Hy = Hg - before
-        G = space.gram(s, y, Hy, gradient, before)
+        G = space.gram(s, y, Hy, gradient, before, step.start.x)
         if G[2][2] < CANCELLATION**2 * G[4][4]:
             Hy = self.inverse.times(y)
-            G = space.gram(s, y, Hy, gradient, before)
+            G = space.gram(s, y, Hy, gradient, before, step.start.x)
         length = -G[0][4] / G[4][4] if G[4][4] > 0.0 else 0.0
-        sBs = -length * (G[0][3] - G[0][1])
-        return SecantPair(s, y, Hy, Hg, ss=G[0][0], yy=G[1][1], sy=G[0][1], yHy=G[1][2], HyHy=G[2][2], sg=G[0][3], Hyg=G[2][3], sBs=sBs, length=length)
+        return SecantPair(
+            s,
+            y,
+            Hy,
+            Hg,
+            ss=G[0][0],
+            yy=G[1][1],
+            sy=G[0][1],
+            yHy=G[1][2],
+            HyHy=G[2][2],
+            sg=G[0][3],
+            Hyg=G[2][3],
+            sBs=-length * (G[0][3] - G[0][1]),
+            length=length,
+            is_rounding=G[0][0] < (ROUNDING_STEP * torch.finfo(s.dtype).eps) ** 2 * G[5][5],
+        )
 
     def state(self) -> State:
         """The matrix's state and the product computed last."""

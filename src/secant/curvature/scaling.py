@@ -61,9 +61,7 @@ def self_scaled_broyden(h: float, b: float, n: int) -> Member:
     if a <= 1e-12 * (1.0 + h * b):
         return self_scaled_bfgs(h, b, n)
     c = math.sqrt(a / (1.0 + a))
-    rho_minus = min(1.0, h * (1.0 - c))
-    if rho_minus <= 0.0:  # h (1 - c) underflowed: a is beyond 1e16 and the interval for theta is empty in floating point
-        return self_scaled_bfgs(h, b, n)
+    rho_minus = min(1.0, h / ((1.0 + a) * (1.0 + c)))  # h (1 - c) without its cancellation
     theta = min(max((1.0 - b) / b, (rho_minus - 1.0) / a), 1.0 / rho_minus)
     sigma = 1.0 + a * theta
     rho_plus = min(1.0, 1.0 / b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import TypeVar, final
 
@@ -46,6 +47,8 @@ class InverseSR1(Curvature):
         pair = None if last is None else self._products.pair(last, objective.space)
         if pair is None or last is None or last.trial is None:
             return Correction.NOTHING_NEW
+        if pair.is_rounding:
+            return Correction.SKIPPED_ROUNDING
         term = _inverse_term(pair, objective.space)
         if term is None:
             return Correction.SKIPPED_DENOMINATOR
@@ -115,12 +118,14 @@ class SR1(QuadraticModel):
         pair = None if last is None else self._products.pair(last, objective.space)
         if pair is None or last is None or last.trial is None:
             return Correction.NOTHING_NEW
+        if pair.is_rounding:
+            return Correction.SKIPPED_ROUNDING
         term = _inverse_term(pair, objective.space)
         model_term = _rank_one_term(pair.y - self._model.times(pair.s), pair.s, objective.space)
         if term is None or model_term is None:
             return Correction.SKIPPED_DENOMINATOR
         self._model.add(1.0 / model_term.denominator, model_term.vector)
-        if term.denominator * model_term.denominator > 0.0:
+        if (term.denominator > 0.0) == (model_term.denominator > 0.0):
             self._negative = max(0, self._negative + (1 if model_term.denominator < 0.0 else -1))
         _correct_inverse(self._products, pair, term, last.trial.grad)
         return Correction.APPLIED
@@ -175,10 +180,11 @@ class _RankOneTerm:
 
 
 def _rank_one_term(residual: Tensor, other: Tensor, space: Space) -> _RankOneTerm | None:
-    """The correction ``r r' / (r.other)``; None where ``|r.other| < 1e-8 |r| |other|``, beyond which it would be unbounded or noise."""
+    """The correction ``r r' / (r.other)``; None where ``|r.other| < 1e-8 |r| |other|`` or the squares underflow: it would be unbounded or noise."""
     G = space.gram(residual, other)
     denominator = G[0][1]
-    if denominator == 0.0 or not abs(denominator) >= SKIP_BELOW * math.sqrt(G[0][0]) * math.sqrt(G[1][1]):
+    has_digits = min(G[0][0], G[1][1], abs(denominator)) >= sys.float_info.min
+    if not has_digits or not abs(denominator) >= SKIP_BELOW * math.sqrt(G[0][0]) * math.sqrt(G[1][1]):
         return None
     return _RankOneTerm(residual, denominator)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, final
 
 import numpy as np
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from secant.curvature.curvature import State
 
-_FOLD_ROWS = 512  # rows of the triangle folded at a time: a block of them stays in cache between its read and its write
+_FOLD_ROWS = 256  # rows of the triangle folded at a time: a block of them stays in cache between its read and its write
+
+_TRIANGLE_FROM = 1024  # parameters
 
 
 class MatrixKernel(Protocol):
@@ -55,9 +58,14 @@ class TriangleKernel:
             matrix[start:stop, :stop].addmm_(weighted[start:stop], rows[:, :stop], beta=scale)
 
 
-def kernel_for(device: torch.device, dtype: torch.dtype) -> MatrixKernel:
-    """The faster kernel for a device and type."""
-    return TriangleKernel() if device.type == "cpu" and dtype in (torch.float32, torch.float64) else FullKernel()
+def kernel_for(like: Tensor) -> MatrixKernel:
+    """The faster kernel for a matrix with a diagonal ``like``.
+
+    Small matrices stay with torch: they fit into the cache, and SciPy's BLAS has threads of its own, which ``torch.set_num_threads`` does not reach and which
+    on a busy machine cost more than half a read saves.
+    """
+    is_supported = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
+    return TriangleKernel() if is_supported and like.numel() >= _TRIANGLE_FROM else FullKernel()
 
 
 @final
@@ -79,7 +87,7 @@ class DeferredSymmetric:
         self._rows = diagonal.new_zeros(capacity, diagonal.numel())
         self._weights = torch.zeros(capacity, dtype=torch.float64)
         self._used = 0
-        self._kernel = kernel or kernel_for(diagonal.device, diagonal.dtype)
+        self._kernel = kernel or kernel_for(diagonal)
 
     def times(self, v: Tensor) -> Tensor:
         """``A v``, shape ``(n,)``, a new tensor. Cost: one read of ``A0`` (of its triangle on the CPU) and two of the waiting terms."""
@@ -97,11 +105,15 @@ class DeferredSymmetric:
         self._weights[: self._used] *= factor
 
     def add(self, weight: float, vector: Tensor) -> None:
-        """``A <- A + weight vector vector'``. Cost O(n), and once in ``capacity`` calls one fold."""
+        """``A <- A + weight vector vector'``. Cost O(n), and once in ``capacity`` calls one fold.
+
+        A power of two is moved from the weight into the vector, so that a weight beyond the range of float32 does no harm and no bit is lost.
+        """
         if self._used == self._rows.shape[0]:
             self._fold()
-        self._rows[self._used] = vector
-        self._weights[self._used] = weight
+        shift = math.frexp(weight)[1] // 2
+        torch.mul(vector, math.ldexp(1.0, shift), out=self._rows[self._used])
+        self._weights[self._used] = math.ldexp(weight, -2 * shift)
         self._used += 1
 
     def dense(self) -> Tensor:
@@ -113,13 +125,13 @@ class DeferredSymmetric:
         return lower + lower.tril(-1).T
 
     def state(self) -> State:
-        """Tensors and numbers that ``from_state`` needs; the tensors are the matrix's own."""
+        """Tensors and numbers that ``from_state`` needs. The tensors are copies: later corrections write into the matrix in place."""
         return {
-            "diagonal": self._diagonal,
-            "matrix": self._matrix,
+            "diagonal": self._diagonal.clone(),
+            "matrix": None if self._matrix is None else self._matrix.clone(),
             "scale": self._scale,
-            "rows": self._rows,
-            "weights": self._weights,
+            "rows": self._rows.clone(),
+            "weights": self._weights.clone(),
             "used": self._used,
         }
 

@@ -71,9 +71,13 @@ class Line:
         point = self._objective.at(torch.add(self.origin.point.x, self._direction, alpha=length))
         slope = self._objective.space.dot(point.grad, self._direction) if point.is_finite else math.nan
         sample = Sample(length, point.loss, slope, point)
-        if sample.is_finite and (self.best is None or sample.loss < self.best.loss):
+        if sample.is_finite and (self.best is None or sample.loss < self.best.loss) and not self._has_not_moved(sample):
             self.best = sample
         return sample
+
+    def _has_not_moved(self, sample: Sample) -> bool:
+        """A length so short that rounding returns to the start teaches nothing."""
+        return sample.loss == self.origin.loss and torch.equal(sample.point.x, self.origin.point.x)
 
     def failure(self) -> tuple[Sample | None, Outcome]:
         """What to settle on when the search's conditions were met nowhere: the best decrease, or the reason why there is none.

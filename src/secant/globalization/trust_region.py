@@ -51,7 +51,7 @@ class TrustRegion(Globalization[QuadraticModel]):
         the step is ``-H g`` without any inner iteration.
     """
 
-    def __init__(self, *, accept: float = 1e-4, exact_below: int = EXACT_BELOW, budget: int = 40) -> None:
+    def __init__(self, *, accept: float = 1e-4, exact_below: int = EXACT_BELOW, budget: int = 20) -> None:
         if not 0.0 < accept <= 0.1:
             raise ValueError(f"TrustRegion needs 0 < accept <= 0.1, got accept={accept}.")
         if budget < 1 or exact_below < 0:
@@ -70,15 +70,20 @@ class TrustRegion(Globalization[QuadraticModel]):
         """One trial within the radius; see :class:`~secant.globalization.globalization.Globalization`."""
         if self._radius is None:
             self._radius = lr * objective.space.norm(curvature.solve(point.grad))
+        radius, outcome = self._radius, Outcome.NO_DECREASE
         for _ in range(self._budget):
-            proposal = self._propose(objective.space, point, curvature, self._radius)
+            proposal = self._propose(objective.space, point, curvature, radius)
             if proposal is None:
                 return Step(point, None, point, Outcome.NO_DESCENT)
-            trial = objective.at(point.x + proposal.p)
+            x = point.x + proposal.p
+            if torch.equal(x, point.x):
+                return Step(point, None, point, outcome)
+            trial = objective.at(x)
             if trial.is_finite:
-                return self._settle(point, trial, proposal, self._radius)
-            self._radius = 0.1 * proposal.length
-        return Step(point, None, point, Outcome.NOT_FINITE)
+                self._radius = radius
+                return self._settle(point, trial, proposal, radius)
+            radius, outcome = 0.1 * proposal.length, Outcome.NOT_FINITE
+        return Step(point, None, point, outcome)  # no wall is this near: the radius stays for when the objective recovers
 
     def forget(self) -> None:
         """Forget the radius."""
@@ -113,18 +118,18 @@ class TrustRegion(Globalization[QuadraticModel]):
 
     def _settle(self, start: Point, trial: Point, proposal: _Proposal, radius: float) -> Step:
         actual, rounding = start.loss - trial.loss, rounding_of(start)
+        is_confined = proposal.length > 0.8 * radius
         if proposal.predicted <= rounding and abs(actual) <= rounding:
+            self._radius = 10.0 * radius if is_confined else radius  # a radius that hides every change of the loss is useless
             return self._settle_at_floor(start, trial)
         ratio = actual / proposal.predicted
-        if ratio > 0.75 and proposal.length > 0.8 * radius:
+        if ratio > 0.75 and is_confined:
             self._radius = 2.0 * radius
         elif ratio < 0.1:
             share = -proposal.slope / (2.0 * (-actual - proposal.slope)) if -actual > proposal.slope else 0.5
             self._radius = min(max(share, 0.1), 0.5) * proposal.length
         if ratio > self._accept:
             return Step(start, trial, trial, Outcome.GAIN_RATIO)
-        if torch.equal(trial.x, start.x):
-            return Step(start, None, start, Outcome.NO_DECREASE)
         return Step(start, trial, start, Outcome.REJECTED)
 
     def _settle_at_floor(self, start: Point, trial: Point) -> Step:

@@ -27,6 +27,6 @@ def _entrant(name: str, optimizer: type[Optimizer]) -> Method:
             if outcome.stops:
                 return str(outcome.sentence)
 
-    summary = (inspect.getdoc(optimizer) or "").partition("\n")[0]
+    summary = (inspect.getdoc(optimizer) or "").partition("\n")[0].replace("``", "")
     settings = {"class": f"secant.{optimizer.__name__}", "arguments": "defaults", "keeps": Keeps.BEST.value}
     return Method(name, summary, Origin.SECANT, (Variant("", settings, drive),), Keeps.LAST)

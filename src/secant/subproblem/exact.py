@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,9 @@ def exact(g: Tensor, B: Tensor, radius: float) -> Solution:
     Source:
         More & Sorensen (1983), SIAM J. Sci. Stat. Comput. 4(3); Nocedal & Wright (2006), theorem 4.1, eq. 4.37 to 4.45.
     """
-    values, vectors = torch.linalg.eigh(B)
+    unit = math.ldexp(1.0, math.frexp(float(B.abs().amax()))[1])  # LAPACK's thresholds are absolute: a power of two takes the scale out without rounding
+    values, vectors = torch.linalg.eigh(B / unit)
+    values *= unit
     coefficients = vectors.T @ g
     lowest = float(values[0])
     size = float(values.abs().amax())

@@ -1,0 +1,82 @@
+"""The tables of the README, drawn from the committed records: ``python -m benchmarks.table`` writes them between their markers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "README.zh-CN.md")
+BEGIN, END = "<!-- benchmarks: {} -->", "<!-- end -->"
+
+
+def main() -> None:
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(with_tables(path.read_text()))
+
+
+def with_tables(text: str) -> str:
+    """``text`` with every marked table replaced by what the records say today."""
+    for name, table in (("nets", nets_table()), ("goals", goals_table())):
+        begin = BEGIN.format(name)
+        if begin in text:
+            head, rest = text.split(begin, 1)
+            text = f"{head}{begin}\n{table}\n{END}{rest.split(END, 1)[1]}"
+    return text
+
+
+def nets_table() -> str:
+    """Final errors of every method on the physics-informed nets."""
+    rows = _rows("nets")
+    names = sorted({name for row in rows for name in row["methods"]}, key=lambda name: rows[0]["methods"][name]["error_median"])
+    head = "| method | " + " | ".join(f"`{row['problem']}`, {row['seconds']} s" for row in rows) + " |"
+    lines = [head, "| --- |" + " --- |" * len(rows)]
+    for name in names:
+        cells = [_cell(row["methods"][name]) for row in rows]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def goals_table() -> str:
+    """The numbers we set out to reach, beside what was measured."""
+    update = {row["n"]: row["ratio_to_mv"] for row in _rows("update_and_product") if "ratio_to_mv" in row}
+    against = next(row["ratio_to_secant"] for row in _rows("update_and_product") if "ratio_to_secant" in row)
+    step = {row["n"]: row for row in _rows("whole_step")}
+    nets = {row["problem"]: row["methods"]["ssbroyden"] for row in _rows("nets")}
+    floor = [row for row in _rows("rounding_floor") if row["method"] in ("bfgs", "ssbfgs", "ssbroyden")]
+    rows = [
+        ("update + product / one `torch.mv`, n = 3000, 10000, CPU path", "<= 0.85", f"{update[3000]['secant, symv']:.2f}, {update[10000]['secant, symv']:.2f}"),
+        ("the same, plain torch", "<= 1.25", f"{update[3000]['secant, plain torch']:.2f}, {update[10000]['secant, plain torch']:.2f}"),
+        (
+            "update of SciPy's BFGS, of pytorch-minimize's BFGS / ours, n = 3000",
+            ">= 300",
+            f"{against['scipy BFGS']:.0f}, {against['pytorch-minimize BFGS']:.0f}",
+        ),
+        ("iteration of ssbroyden-optimistix / ours, n = 3000", ">= 15", f"{step[3000]['ratio_per_iteration']:.1f}"),
+        ("the same, n = 1000", ">= 8", f"{step[1000]['ratio_per_iteration']:.1f}"),
+        ("`burgers`, 30 s: error of torch LBFGS / SSBroyden", ">= 300", f"{nets['burgers']['times_smaller_than_torch_lbfgs']:.0f}"),
+        ("`poisson-2d`, 15 s: the same", ">= 300", f"{nets['poisson-2d']['times_smaller_than_torch_lbfgs']:.0f}"),
+        ("logistic regression: final max abs gradient (BFGS, SSBFGS, SSBroyden, worst seed)", "<= 1e-15", f"{max(r['largest_gradient'] for r in floor):.0e}"),
+        (
+            "evaluations per iteration of SSBroyden, `burgers`, `poisson-2d`",
+            "<= 1.1",
+            f"{nets['burgers']['evaluations_per_iteration']:.2f}, {nets['poisson-2d']['evaluations_per_iteration']:.2f}",
+        ),
+    ]
+    return "\n".join(["| what | goal | measured |", "| --- | --- | --- |", *(f"| {a} | {b} | {c} |" for a, b, c in rows)])
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{row['error_median']:.1e} ({row['error_lowest']:.1e} to {row['error_highest']:.1e})"
+
+
+def _rows(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+
+
+if __name__ == "__main__":
+    main()
