@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conformance.cases import Case, Problem, every_pair, tanh_net
-from conformance.cases import rosenbrock as chained_rosenbrock
 from torch import Tensor
 
 import secant
+from conformance.cases import Case, Problem, every_pair, tanh_net
+from conformance.cases import rosenbrock as chained_rosenbrock
 from secant import Correction, Outcome
 from secant.methods import METHODS
 from secant.optimizer import Iteration
@@ -125,9 +125,9 @@ def test_one_globalization_given_to_two_optimizers_is_not_shared() -> None:
         alone = secant.SR1([expected], globalization=copy.deepcopy(globalization))
         one, other = secant.SR1([x], globalization=globalization), secant.SR1([y], globalization=globalization)
         for _ in range(6):
-            alone.step(lambda: bowl(expected))
-            one.step(lambda: bowl(x))
-            other.step(lambda: 1e-3 * rosenbrock(y))
+            alone.step(lambda expected=expected: bowl(expected))
+            one.step(lambda x=x: bowl(x))
+            other.step(lambda y=y: 1e-3 * rosenbrock(y))
         assert torch.equal(x, expected)
 
 
@@ -277,7 +277,7 @@ def test_float32_stall_is_warned_of_at_the_caller_s_line() -> None:
     x = start(torch.float32)
     optimizer = secant.SSBroyden([x], iterations_per_step=200)
     with pytest.warns(UserWarning, match="float32") as caught:
-        optimizer.step(lambda: bowl(x) + 1.0)
+        optimizer.step(lambda: bowl(x) + torch.cosh(x).sum())
     assert caught[0].filename == __file__
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from secant.methods import METHODS
@@ -232,7 +231,7 @@ def _better(one: Point | None, other: Point | None) -> Point:
         return other if other is not None else one  # type: ignore[return-value]
     if other is None or not other.is_finite:
         return one
-    return one if one.loss < other.loss - 8.0 * torch.finfo(one.reported.dtype).eps * abs(one.loss) else other
+    return one if one.loss < other.loss - one.loss_noise else other
 
 
 def _bind(fun: Callable[..., Any], x0: Tree | nn.Module) -> tuple[list[Tensor], Closure, Callable[[], Any]]:

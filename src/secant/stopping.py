@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import torch
-
 from secant.step import Outcome, Point, Step
 
 _FLAT_ITERATIONS = 10  # iterations without a decrease of loss or gradient beyond rounding before the floor is declared
@@ -44,7 +42,7 @@ class Progress:
         rejected = step.outcome is Outcome.REJECTED
         failed = not step.outcome.is_accepted and not rejected
         progress = replace(self, iteration=self.iteration + 1, failures=self.failures + 1 if failed else 0)
-        rounding = 4.0 * torch.finfo(step.kept.reported.dtype).eps * abs(step.start.loss)
+        rounding = step.start.loss_noise
         if step.outcome is Outcome.NOT_FINITE or (rejected and step.trial is not None and step.trial.loss > step.start.loss + rounding):
             return progress  # a failure of the objective or of the model, not of the arithmetic
         if step.kept.loss > step.start.loss + rounding:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conformance.cases import Case, every_method, every_pair, flat, quadratic, rosenbrock, tanh_net
 
+from conformance.cases import Case, every_method, every_pair, flat, quadratic, rosenbrock, tanh_net
 from secant import Outcome
 from secant.curvature.curvature import QuadraticModel
 from secant.globalization.trust_region import TrustRegion
@@ -70,7 +70,7 @@ def test_every_accepted_step_meets_the_conditions_its_outcome_names(case: Case, 
     problem = MADE[name]()
     optimizer = case.build(problem.parameters)
     outcomes: Counter[Outcome] = Counter()
-    for _ in range(120):
+    for _ in range(100):
         before = problem.loss().item()
         optimizer.step(problem.loss)
         step = optimizer.last_step
@@ -148,16 +148,14 @@ def test_a_floor_above_the_last_digit_of_the_loss_is_not_called_a_disagreement(c
     assert optimizer.counts.losses < 4 * len(outcomes) + 40
 
 
-def test_a_loss_noisier_than_its_last_digit_ends_at_the_floor_and_cheaply() -> None:
+@pytest.mark.parametrize("method", ["bfgs", "ssbfgs", "ssbroyden"])
+def test_a_loss_noisier_than_its_last_digit_ends_at_the_floor_and_cheaply(method: str) -> None:
     # Without the ridge the weights grow, and sums of large terms cancel: the loss is 4e-4, its noise 1e-15, a thousand times its last digit.
     problem = tanh_net()
-    optimizer = Case("ssbroyden", "HagerZhang").build(problem.parameters)
-    longest = 0
+    optimizer = Case(method, "HagerZhang").build(problem.parameters)
     for _ in range(400):
-        count = optimizer.counts.losses
         optimizer.step(problem.loss)
-        longest = max(longest, optimizer.counts.losses - count)
         if optimizer.outcome is not None and optimizer.outcome.stops:
             break
-    assert optimizer.outcome is not Outcome.STUCK
-    assert longest <= 20
+    assert optimizer.outcome is Outcome.ROUNDING_FLOOR
+    assert optimizer.counts.losses < 1.5 * optimizer.iteration

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from conformance.cases import PROBLEMS, Case, Problem, drive, every_method, every_pair, flat, rosenbrock, tanh_net
 
-STEPS = 40
+STEPS = 30
 
 pytestmark = pytest.mark.filterwarnings("ignore:float32 no longer resolves")
 
 
-@pytest.mark.parametrize("exponent", [-26, -1, 26])
+@pytest.mark.parametrize("exponent", [-26, 26])
 @pytest.mark.parametrize("name", PROBLEMS)
 @every_pair
 def test_a_power_of_two_times_the_loss_changes_no_bit(case: Case, name: str, exponent: int) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conformance.cases import Case, Problem, drive, every_method, every_pair, flat, quadratic, rosenbrock, tanh_net
 from torch import Tensor
 
+from conformance.cases import Case, Problem, drive, every_method, every_pair, flat, quadratic, rosenbrock, tanh_net
 from secant import Correction, Outcome
 
 DOUBLE = torch.float64
@@ -128,17 +128,12 @@ def test_ratios_of_learning_rates_scale_the_blocks_of_the_initial_inverse(case: 
 
 
 @every_method
-def test_a_group_of_zero_learning_rate_beside_others_is_refused_or_stands_still(case: Case) -> None:
+def test_a_group_of_zero_learning_rate_beside_others_is_refused_with_the_remedy(case: Case) -> None:
     a, b = torch.ones(2, dtype=DOUBLE, requires_grad=True), torch.ones(3, dtype=DOUBLE, requires_grad=True)
     optimizer = case.build([{"params": [a], "lr": 0.0}, {"params": [b], "lr": 1.0}])
-    try:
-        for _ in range(10):
-            optimizer.step(lambda: (a**2).sum() + (a.sum() - 1.0 + (b**2).sum()) ** 2)
-    except ValueError as error:
-        assert "requires_grad" in str(error)
-    else:
-        assert torch.equal(a.detach(), torch.ones(2, dtype=DOUBLE))
-        assert torch.isfinite(b).all()
+    with pytest.raises(ValueError, match="requires_grad"):
+        optimizer.step(lambda: (a**2).sum() + (a.sum() - 1.0 + (b**2).sum()) ** 2)
+    assert torch.equal(b.detach(), torch.ones(3, dtype=DOUBLE))
 
 
 @every_pair
@@ -186,6 +181,8 @@ def test_objective_changed_evaluates_again_and_forms_no_pair_across_the_change(c
     assert optimizer.counts.losses >= count + 2
     for _ in range(60):
         optimizer.step(closure)
+        if optimizer.outcome is not None and optimizer.outcome.stops:
+            break
     gradient = torch.autograd.grad(closure(), problem.parameters)
     assert max(float(g.abs().max()) for g in gradient) < 1e-4
 
@@ -220,8 +217,7 @@ def test_hooks_fire_once_per_step_and_once_per_evaluation(case: Case) -> None:
     assert fired == {"pre": 10, "post": 10, "gradient": optimizer.counts.gradients}
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-@pytest.mark.parametrize("evaluation", range(1, 8))
+@pytest.mark.parametrize(("evaluation", "error"), [(k, ValueError if k % 2 else KeyboardInterrupt) for k in range(1, 8)])
 @every_pair
 def test_exception_in_the_closure_leaves_the_best_point_and_a_usable_optimizer(case: Case, evaluation: int, error: type[BaseException]) -> None:
     problem = quadratic(n=4, condition=5.0)
@@ -403,6 +399,8 @@ def test_half_precision_warns_and_accepts_losses_of_rounded_points(case: Case, d
         assert optimizer.point is not None
         assert optimizer.point.loss == loss().item()
         assert torch.equal(optimizer.point.x, x.detach().float())
+        if optimizer.outcome is not None and optimizer.outcome.stops:
+            break
     assert loss().item() < (0.03 if case.method == "dfp" else 1e-3)
     assert x.dtype == dtype
 
@@ -416,7 +414,7 @@ def test_mixed_precision_works_in_the_wider_type(case: Case) -> None:
     def loss() -> Tensor:
         return ((a.double() - 0.5) ** 2).sum() + 4.0 * ((b - 0.3 * a.double().sum()) ** 2).sum()
 
-    for _ in range(30):
+    for _ in range(20):
         optimizer.step(loss)
         assert optimizer.point is not None
         assert torch.equal(optimizer.point.x, torch.cat([a.detach().double(), b.detach()]))

@@ -23,7 +23,7 @@ RULES: dict[str, MemberRule] = {
     "ssbroyden": self_scaled_broyden,
 }
 seeds = st.integers(0, 2**31)
-laws = settings(max_examples=60, deadline=None, derandomize=True)
+laws = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def textbook(H: np.ndarray, s: np.ndarray, y: np.ndarray, member: Member) -> np.ndarray:
@@ -93,7 +93,6 @@ def test_remembered_product_is_the_corrected_inverse_times_the_new_gradient(rule
         assert np.linalg.norm(remembered - H @ gradient) <= 1e-12 * scale
 
 
-@pytest.mark.xfail(strict=True, reason="rank_one_terms completes the square on s s' also where its factor vanishes (theta > 1)")
 @laws
 @given(n=st.integers(2, 8), seed=seeds, offset=st.sampled_from([0.0, 1e-15, -1e-12, 1e-8, -1e-4]))
 def test_member_whose_factor_of_s_s_vanishes_loses_no_digits(n: int, seed: int, offset: float) -> None:
@@ -195,23 +194,22 @@ def test_indefinite_inverse_is_noticed_and_reset() -> None:
     assert torch.equal(curvature.dense_inverse(), torch.eye(2).double())
 
 
-@pytest.mark.xfail(strict=True, reason="s.Bs <= 0 makes tau = 1/b negative")
 def test_step_drowned_in_the_rounding_of_the_parameters_never_makes_the_inverse_indefinite() -> None:
     """Only the components that survive ``x + a d`` move: ``s.g`` may then be positive although ``d.g`` is not."""
     objective = objective_of(2)
+    inverse = torch.tensor([[750.0, -1.0], [-1.0, 0.0019]], dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(inverse)
     for rule in (self_scaled_bfgs, self_scaled_broyden, FixedMember(0.0)):
         curvature = Broyden(rule, initial=1.0)
-        corner = point_at(torch.tensor([0.0, 1.0]).double(), torch.tensor([1.0, 1.0]).double())
-        curvature.update(objective, corner, None)
-        inverse = torch.tensor([[2.0, -1.5], [-1.5, 2.0]]).double()
-        values, vectors = torch.linalg.eigh(inverse)
+        # g = (1, 1000): d = -H g = (250, -0.9), and 1e16 - 0.9 rounds to 1e16.
+        start = point_at(torch.tensor([0.0, 1e16], dtype=torch.float64), torch.tensor([1.0, 1000.0], dtype=torch.float64))
+        curvature.update(objective, start, None)
         state = curvature.state()
         rows, weights = state["rows"].clone(), state["weights"].clone()
         rows[:2], weights[:2] = vectors.T, values
-        curvature.load(state | {"diagonal": torch.zeros(2).double(), "rows": rows, "weights": weights, "used": 2}, corner.x)
-        # g = (1, 3): d = -H g = (2.5, -4.5); x = (0, 1e20) keeps only the first component of the step, and s.g > 0.
-        start = point_at(torch.tensor([0.0, 1e20]).double(), torch.tensor([1.0, 3.0]).double())
-        trial = point_at(start.x - curvature.solve(start.grad), torch.tensor([2.0, 3.5]).double())
+        curvature.load(state | {"diagonal": torch.zeros(2, dtype=torch.float64), "rows": rows, "weights": weights, "used": 2}, start.x)
+        assert torch.allclose(curvature.dense_inverse(), inverse)
+        trial = point_at(start.x - curvature.solve(start.grad), start.grad + torch.tensor([1.0, 0.5], dtype=torch.float64))
         s, y = trial.x - start.x, trial.grad - start.grad
         assert float(s @ start.grad) > 0.0
         assert float(s @ y) > 0.0
@@ -219,7 +217,6 @@ def test_step_drowned_in_the_rounding_of_the_parameters_never_makes_the_inverse_
         assert float(torch.linalg.eigvalsh(curvature.dense_inverse())[0]) > 0.0
 
 
-@pytest.mark.xfail(strict=True, reason="the automatic scale leaves the remembered product unscaled")
 def test_first_scale_carries_over_to_the_remembered_product_when_theta_is_skipped() -> None:
     """The automatic scale is applied before theta is judged: a rejected first trial must not leave the old product behind."""
     curvature, objective = Broyden(FixedMember(-1e6), initial="auto"), objective_of(2)

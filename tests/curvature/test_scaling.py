@@ -11,7 +11,7 @@ from secant.curvature.scaling import FixedMember, Member, self_scaled_bfgs, self
 sizes = st.sampled_from([1, 2, 3, 20, 10_000])
 moderate = st.floats(-2.0, 2.0).map(lambda exponent: 10.0**exponent)
 extreme = st.floats(-300.0, 300.0).map(lambda exponent: 10.0**exponent)
-laws = settings(max_examples=300, deadline=None, derandomize=True)
+laws = settings(max_examples=120, deadline=None, derandomize=True)
 
 
 def plain(h: float, b: float, n: int) -> Member:
@@ -68,7 +68,6 @@ def test_parallel_step_and_gradient_change_take_the_self_scaled_bfgs_member(b: f
     assert self_scaled_broyden(h, b, n) == self_scaled_bfgs(h, b, n)
 
 
-@pytest.mark.xfail(strict=True, raises=(ZeroDivisionError, AssertionError), reason="sigma rounds to zero beyond b = 1e16, and h b overflows to nan")
 @laws
 @given(h=extreme, b=extreme, n=sizes)
 @example(h=1e-17, b=2e17, n=30)
@@ -84,7 +83,6 @@ def test_extreme_ratios_give_finite_members(h: float, b: float, n: int) -> None:
     assert 0.0 < member.tau <= 1.0
 
 
-@pytest.mark.xfail(strict=True, reason="h (1 - c) cancels: from a = 1e16 on rho_minus is zero and another member is taken")
 @pytest.mark.parametrize("a", [1e14, 1e17, 1e30])
 def test_lower_end_of_theta_keeps_its_digits_far_from_the_secant(a: float) -> None:
     """For ``a`` to infinity and ``b > 1/2`` the lower end is active: sigma = rho_minus = 1 / (2 b), and tau is the lesser of it and its power over b."""

@@ -11,7 +11,7 @@ from secant.curvature.sr1 import SR1, InverseSR1
 from secant.step import Correction, Outcome
 
 seeds = st.integers(0, 2**31)
-laws = settings(max_examples=60, deadline=None, derandomize=True)
+laws = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def pairs_of(A: torch.Tensor, count: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -75,7 +75,6 @@ def test_model_and_inverse_stay_inverse_to_each_other(n: int, log_condition: flo
     assert float((curvature.multiply(curvature.solve(v)) - v).norm()) <= tolerance * float(v.norm())
 
 
-@pytest.mark.xfail(strict=True, reason="pairs that repeat what the model knows are corrections by rounding noise, and the noise flips the count")
 @laws
 @given(n=st.integers(1, 12), log_condition=st.floats(0.0, 3.0), indefinite=st.booleans(), seed=seeds)
 def test_inertia_is_counted_right_without_a_factorization(n: int, log_condition: float, indefinite: bool, seed: int) -> None:
@@ -98,7 +97,7 @@ def test_independent_pairs_recover_the_quadratic(n: int, log_condition: float, i
     for seed in range(3):
         A = symmetric(n, log_condition, indefinite, seed)
         for kind in (SR1, InverseSR1):
-            curvature = kind(initial=1.0)
+            curvature = kind(initial=0.7)
             corrections = feed(curvature, pairs_of(A, n, seed + 50))
             assert set(corrections) <= {Correction.APPLIED} or log_condition == 0.0
             assert float((curvature.dense_inverse() @ A - torch.eye(n).double()).norm()) <= 1e-6

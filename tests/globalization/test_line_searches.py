@@ -65,7 +65,7 @@ def test_smooth_functions_are_solved_by_the_conditions_themselves(method: type[L
     assert search.evaluations <= 25  # the most: from the far plateau with a first length of 1e-3, ten orders of magnitude too short
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     method=st.sampled_from(list(SEARCHES.values())),
     curve=st.sampled_from(list(CURVES.values())),
@@ -94,7 +94,7 @@ def test_gradient_that_contradicts_the_loss_is_reported(method: type[LineSearch]
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(Armijo(), marks=pytest.mark.xfail(strict=True, reason="backtracking accepts the start itself once the length drowns in x")),
+        Armijo(),
         HagerZhang(),
         StrongWolfe(),
     ],

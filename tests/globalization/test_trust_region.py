@@ -13,7 +13,7 @@ from secant.globalization.trust_region import TrustRegion
 from secant.objective import Objective
 from secant.step import Outcome, Point, Step
 
-laws = settings(max_examples=60, deadline=None, derandomize=True)
+laws = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 class Scripted(torch.autograd.Function):

@@ -14,7 +14,7 @@ from secant.curvature.sr1 import SR1, InverseSR1
 from secant.objective import Objective
 from secant.step import Correction, Outcome, Point, Step
 
-laws = settings(max_examples=60, deadline=None, derandomize=True)
+laws = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def objective_of(n: int) -> Objective:

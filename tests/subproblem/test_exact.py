@@ -8,7 +8,7 @@ from torch import Tensor
 
 from secant.subproblem.exact import exact
 
-laws = settings(max_examples=300, deadline=None, derandomize=True)
+laws = settings(max_examples=120, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**31)
 TOLERANCE = 1e-12
 
@@ -59,7 +59,6 @@ def test_solution_is_optimal_in_the_hard_case(spectrum: list[float], radius: flo
     assert_optimal(*problem(spectrum, 0.0, seed), radius)
 
 
-@pytest.mark.xfail(strict=True, reason="the shift is resolved to rounding of the lowest eigenvalue only, and the rest of the step is rescaled with the misfit")
 @laws
 @given(spectrum=spectra, radius=radii, seed=seeds, exponent=st.floats(-18.0, -6.0))
 def test_solution_is_optimal_near_the_hard_case(spectrum: list[float], radius: float, seed: int, exponent: float) -> None:
@@ -109,7 +108,6 @@ def test_newton_step_is_taken_where_it_fits() -> None:
     assert torch.allclose(solution.p, -torch.linalg.solve(B, g), rtol=1e-12)
 
 
-@pytest.mark.xfail(strict=True, reason="0 <= lowest <= rounding is treated as the hard case: the step is filled up to the boundary for nothing")
 def test_singular_model_is_not_left_for_the_boundary() -> None:
     """Close to a minimizer, where the gradient is small against ``|B| radius``, rounding along the null direction would outweigh the whole decrease."""
     rises = 0

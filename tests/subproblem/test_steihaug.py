@@ -11,7 +11,7 @@ from secant.subproblem.exact import exact
 from secant.subproblem.solution import Solution
 from secant.subproblem.steihaug import boundary_length, steihaug
 
-laws = settings(max_examples=200, deadline=None, derandomize=True)
+laws = settings(max_examples=100, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**31)
 radii = st.floats(-3.0, 3.0).map(lambda exponent: 10.0**exponent)
 spectra = st.lists(st.floats(-2.0, 2.0).flatmap(lambda e: st.sampled_from([10.0**e, -(10.0**e)])), min_size=1, max_size=8)
@@ -126,7 +126,6 @@ def test_scales_do_not_matter(gradient: float, curvature: float, radius: float) 
         assert 0.0 < float(p.norm()) <= radius * (1.0 + 1e-12)
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="alpha**2 of a Python float raises where alpha * alpha is infinite")
 def test_nearly_flat_model_goes_to_the_boundary() -> None:
     g = torch.ones(3, dtype=torch.float64)
     assert solve(g, 1e-160 * torch.eye(3, dtype=torch.float64), 1.0).is_on_boundary

@@ -113,25 +113,28 @@ class Broyden(Curvature):
         terms = rank_one_terms(pair, member)
         if terms is None:
             return Correction.SKIPPED_THETA
-        first, along_Hy, second = terms
-        vector = torch.add(pair.s, pair.Hy, alpha=along_Hy)
         inverse.scale(gain / member.tau)
-        inverse.add(first, vector)
-        inverse.add(second, pair.Hy)
         product = pair.Hg / member.tau
-        product.add_(vector, alpha=first * (pair.sg + along_Hy * pair.Hyg)).add_(pair.Hy, alpha=second * pair.Hyg)
+        for weight, share_of_s, share_of_Hy in terms:
+            vector = torch.add(pair.s * share_of_s, pair.Hy, alpha=share_of_Hy)
+            inverse.add(weight, vector)
+            product.add_(vector, alpha=weight * (share_of_s * pair.sg + share_of_Hy * pair.Hyg))
         products.remember(gradient, product)
         self._corrections += 1
         return Correction.APPLIED
 
 
-def rank_one_terms(pair: SecantPair, member: Member) -> tuple[float, float, float] | None:
-    """The correction as ``first u u' + second w w'`` with ``u = s + along w``, ``w = H y``, after ``H`` was divided by ``tau``.
+_Term = tuple[float, float, float]
 
-    In ``s`` and ``w`` the correction is a symmetric 2 x 2 form; completing the square on ``s s'``, whose factor is positive, leaves two rank-one terms.
+
+def rank_one_terms(pair: SecantPair, member: Member) -> tuple[_Term, _Term] | None:
+    """The correction as two terms ``weight u u'`` with ``u = share_of_s s + share_of_Hy w``, ``w = H y``, after ``H`` was divided by ``tau``.
+
+    In ``s`` and ``w`` the correction is a symmetric 2 x 2 form. Completing the square on a factor that cannot vanish leaves two rank-one terms: on ``s s'`` for
+    ``phi >= 0`` (theta up to 1), where it is at least ``rho``; on ``w w'`` beyond, where it is below ``-1 / (tau y.w)``.
 
     Returns:
-        ``(first, along, second)``, or None where ``1 + a theta <= 0``: the member would not be positive definite.
+        Two ``(weight, share_of_s, share_of_Hy)``, or None where ``1 + a theta <= 0``: the member would not be positive definite.
     """
     h, b = pair.yHy / pair.sy, pair.sBs / pair.sy  # ratios first: the products of two small curvatures would underflow
     a = h * b - 1.0
@@ -142,4 +145,6 @@ def rank_one_terms(pair: SecantPair, member: Member) -> tuple[float, float, floa
     ss = rho * (1.0 + phi * h / member.tau)
     sw = -phi * rho / member.tau
     ww = (phi - 1.0) / (pair.yHy * member.tau)
-    return ss, sw / ss, ww - sw / ss * sw
+    if phi >= 0.0:
+        return (ss, 1.0, sw / ss), (ww - sw / ss * sw, 0.0, 1.0)
+    return (ww, sw / ww, 1.0), (ss - sw / ww * sw, 1.0, 0.0)

@@ -58,12 +58,12 @@ def self_scaled_broyden(h: float, b: float, n: int) -> Member:
     if n == 1:
         return self_scaled_bfgs(h, b, n)
     a = h * b - 1.0
-    if a <= 1e-12 * (1.0 + h * b):
+    if not 1e-12 * (1.0 + h * b) < a < math.inf:
         return self_scaled_bfgs(h, b, n)
     c = math.sqrt(a / (1.0 + a))
     rho_minus = min(1.0, h / ((1.0 + a) * (1.0 + c)))  # h (1 - c) without its cancellation
     theta = min(max((1.0 - b) / b, (rho_minus - 1.0) / a), 1.0 / rho_minus)
-    sigma = 1.0 + a * theta
+    sigma = max(1.0 + a * theta, rho_minus)  # equal at the lower end, where the sum cancels
     rho_plus = min(1.0, 1.0 / b)
     spread = sigma ** (1.0 / (1.0 - n))
     tau = rho_plus * min(spread, 1.0 / theta) if theta > 0.0 else min(rho_plus * spread, sigma)

@@ -20,6 +20,7 @@ from secant.step import Correction, Point, Step
 T = TypeVar("T")
 
 SKIP_BELOW = 1e-8  # Nocedal & Wright (2006), eq. 6.26
+AGREEMENT = 0.1  # u.y and -r.Hy are one number in exact arithmetic: where they differ by more, both residuals are rounding and would part B from H^-1
 
 
 @final
@@ -124,6 +125,9 @@ class SR1(QuadraticModel):
         model_term = _rank_one_term(pair.y - self._model.times(pair.s), pair.s, objective.space)
         if term is None or model_term is None:
             return Correction.SKIPPED_DENOMINATOR
+        other = -objective.space.dot(model_term.vector, pair.Hy)
+        if not abs(other - term.denominator) <= AGREEMENT * abs(term.denominator):
+            return Correction.SKIPPED_KNOWN
         self._model.add(1.0 / model_term.denominator, model_term.vector)
         if (term.denominator > 0.0) == (model_term.denominator > 0.0):
             self._negative = max(0, self._negative + (1 if model_term.denominator < 0.0 else -1))

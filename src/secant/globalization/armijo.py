@@ -29,10 +29,12 @@ class Armijo(LineSearch):
         super().__init__(budget)
         self._decrease = decrease
 
-    def _search(self, line: Line, first: float, lr: float) -> tuple[Sample | None, Outcome]:
+    def _search(self, line: Line, first: float) -> tuple[Sample | None, Outcome]:
         length = first
         while not line.is_exhausted:
             sample = line.at(length)
+            if line.has_not_moved(sample):
+                break
             if sample.is_finite and sample.loss <= line.origin.loss + self._decrease * length * line.origin.slope:
                 return sample, Outcome.ARMIJO
             length = self._shorter(line, sample)

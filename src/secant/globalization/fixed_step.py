@@ -4,17 +4,36 @@ from __future__ import annotations
 
 from typing import final
 
-from secant.globalization.line import Line, LineSearch, Sample
-from secant.step import Outcome
+import torch
+
+from secant.curvature.curvature import Curvature
+from secant.globalization.globalization import Globalization, Memory
+from secant.objective import Objective
+from secant.step import Outcome, Point, Step
 
 
 @final
-class FixedStep(LineSearch):
-    """Walk ``lr`` times ``-H g``, whatever the loss does; a point that is not finite is not entered."""
+class FixedStep(Globalization[Curvature]):
+    """Walk ``lr`` times ``-H g``, uphill too, whatever the loss does; a point that is not finite is not entered."""
 
-    def __init__(self) -> None:
-        super().__init__(budget=1)
+    @property
+    def needs(self) -> type[Curvature]:
+        """Any curvature."""
+        return Curvature
 
-    def _search(self, line: Line, first: float, lr: float) -> tuple[Sample | None, Outcome]:
-        sample = line.at(lr)
-        return (sample, Outcome.FIXED) if sample.is_finite else line.failure()
+    def advance(self, objective: Objective, point: Point, curvature: Curvature, lr: float) -> Step:
+        """One evaluation; see :class:`~secant.globalization.globalization.Globalization`."""
+        trial = objective.at(torch.sub(point.x, curvature.solve(point.grad), alpha=lr))
+        if not trial.is_finite:
+            return Step(point, None, point, Outcome.NOT_FINITE)
+        return Step(point, trial, trial, Outcome.FIXED)
+
+    def forget(self) -> None:
+        """Nothing to forget."""
+
+    def memory(self) -> Memory:
+        """Nothing to remember."""
+        return {}
+
+    def recall(self, memory: Memory) -> None:
+        """Nothing to take over."""

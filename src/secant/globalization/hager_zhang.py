@@ -40,7 +40,8 @@ class HagerZhang(LineSearch):
 
     Source:
         Hager & Zhang (2005), SIAM J. Optim. 16(1), section 4 and algorithm L0 to L3; constants from Hager & Zhang (2006), ACM TOMS 32(1). Departures: their
-        ``epsilon |phi(0)|`` is the rounding of the loss, not 1e-6 of it; a value that is not finite counts as beyond the minimizer.
+        ``epsilon |phi(0)|`` is the noise of the loss (9e-13 of it in float64), not 1e-6 of it; the bracket starts from the last
+        length on the way out, not from 0; a value that is not finite counts as beyond the minimizer.
     """
 
     def __init__(self, *, decrease: float = 0.1, curvature: float = 0.9, budget: int = 40) -> None:
@@ -50,7 +51,7 @@ class HagerZhang(LineSearch):
         self._decrease = decrease
         self._curvature = curvature
 
-    def _search(self, line: Line, first: float, lr: float) -> tuple[Sample | None, Outcome]:
+    def _search(self, line: Line, first: float) -> tuple[Sample | None, Outcome]:
         bracket = self._enclose(line, first)
         while bracket is not None and bracket.found is None and not line.is_exhausted:
             shrunk = self._double_secant(line, bracket)

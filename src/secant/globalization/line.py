@@ -57,7 +57,8 @@ class Line:
         self._first = 0.0
         self.origin = Sample(0.0, start.loss, slope, start)
         self.best: Sample | None = None
-        self.rounding = rounding_of(start)
+        self.met_not_finite = False
+        self.rounding = start.loss_noise
 
     @property
     def is_exhausted(self) -> bool:
@@ -71,11 +72,12 @@ class Line:
         point = self._objective.at(torch.add(self.origin.point.x, self._direction, alpha=length))
         slope = self._objective.space.dot(point.grad, self._direction) if point.is_finite else math.nan
         sample = Sample(length, point.loss, slope, point)
-        if sample.is_finite and (self.best is None or sample.loss < self.best.loss) and not self._has_not_moved(sample):
+        if sample.is_finite and (self.best is None or sample.loss < self.best.loss) and not self.has_not_moved(sample):
             self.best = sample
+        self.met_not_finite |= not sample.is_finite
         return sample
 
-    def _has_not_moved(self, sample: Sample) -> bool:
+    def has_not_moved(self, sample: Sample) -> bool:
         """A length so short that rounding returns to the start teaches nothing."""
         return sample.loss == self.origin.loss and torch.equal(sample.point.x, self.origin.point.x)
 
@@ -84,17 +86,12 @@ class Line:
 
         The floor is reached when the slope promised less than the rounding of the loss at the first length; else slope and loss disagree.
         """
-        if self.best is None:
-            return None, Outcome.NOT_FINITE
+        if self.best is None:  # nothing finite but, at most, lengths that drown in the parameters' rounding
+            return None, Outcome.NOT_FINITE if self.met_not_finite else Outcome.ROUNDING_FLOOR
         if self.best.loss < self.origin.loss - self.rounding:
             return self.best, Outcome.DECREASE
         at_floor = -self.origin.slope * self._first <= self.rounding
         return self.best, Outcome.ROUNDING_FLOOR if at_floor else Outcome.NO_DECREASE
-
-
-def rounding_of(point: Point) -> float:
-    """How far two equal losses may differ by rounding: eight units in the last place of the type that computes them."""
-    return 8.0 * torch.finfo(point.reported.dtype).eps * abs(point.loss)
 
 
 class LineSearch(Globalization[Curvature]):
@@ -125,10 +122,10 @@ class LineSearch(Globalization[Curvature]):
         if not -math.inf < slope < 0.0:
             return Step(point, None, point, Outcome.NO_DESCENT)
         line = Line(objective, point, direction, slope, self._budget)
-        sample, outcome = self._search(line, self._first_length(line, lr), lr)
+        sample, outcome = self._search(line, self._first_length(line, lr))
         if sample is None or not outcome.is_accepted:
             return Step(point, _lesson(line, sample), point, outcome)
-        self._last_decrease = point.loss - sample.loss
+        self._last_decrease = None if line.met_not_finite else point.loss - sample.loss  # cut short, it says nothing about the next one
         return Step(point, sample.point, sample.point, outcome)
 
     def forget(self) -> None:
@@ -144,8 +141,8 @@ class LineSearch(Globalization[Curvature]):
         self._last_decrease = memory["last_decrease"]
 
     @abstractmethod
-    def _search(self, line: Line, first: float, lr: float) -> tuple[Sample | None, Outcome]:
-        """A sample and why it was settled on; ``first`` is the length to try first, ``lr`` times at most one."""
+    def _search(self, line: Line, first: float) -> tuple[Sample | None, Outcome]:
+        """A sample and why it was settled on; ``first`` is the length to try first."""
 
     def _first_length(self, line: Line, lr: float) -> float:
         if self._last_decrease is None or self._last_decrease <= line.rounding:

@@ -30,7 +30,7 @@ class StrongWolfe(LineSearch):
         self._decrease = decrease
         self._curvature = curvature
 
-    def _search(self, line: Line, first: float, lr: float) -> tuple[Sample | None, Outcome]:
+    def _search(self, line: Line, first: float) -> tuple[Sample | None, Outcome]:
         previous, length = line.origin, first
         while not line.is_exhausted:
             sample = line.at(length)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from secant.curvature.curvature import QuadraticModel
 from secant.globalization.globalization import Globalization, Memory
-from secant.globalization.line import rounding_of
 from secant.objective import Objective
 from secant.space import Space
 from secant.step import Outcome, Point, Step
@@ -117,7 +116,7 @@ class TrustRegion(Globalization[QuadraticModel]):
         return _proposal(space, point, Solution(p, curvature.multiply(p), False, False))
 
     def _settle(self, start: Point, trial: Point, proposal: _Proposal, radius: float) -> Step:
-        actual, rounding = start.loss - trial.loss, rounding_of(start)
+        actual, rounding = start.loss - trial.loss, start.loss_noise
         is_confined = proposal.length > 0.8 * radius
         if proposal.predicted <= rounding and abs(actual) <= rounding:
             self._radius = 10.0 * radius if is_confined else radius  # a radius that hides every change of the loss is useless

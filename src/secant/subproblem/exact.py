@@ -34,46 +34,44 @@ def exact(g: Tensor, B: Tensor, radius: float) -> Solution:
     values *= unit
     coefficients = vectors.T @ g
     lowest = float(values[0])
-    size = float(values.abs().amax())
-    tiny = torch.finfo(g.dtype).eps * max(size, float(g.norm()) / radius)
+    tiny = torch.finfo(g.dtype).eps * float(values.abs().amax())
     if lowest > tiny:
         newton = -coefficients / values
         if float(newton.norm()) <= radius:
             return _solution(vectors, values, newton, False, lowest)
-    bottom = values <= lowest + 10.0 * tiny
-    step, is_hard = _shifted(values, coefficients, max(0.0, -lowest), radius, bottom, tiny)
-    if is_hard:
-        fill = (radius**2 - float(step.norm()) ** 2) ** 0.5
+    # Everything below is in gaps above the least admissible shift, so that no digit is lost where the shift nearly cancels the lowest eigenvalue.
+    gaps = values - min(lowest, 0.0)
+    bottom = gaps <= 10.0 * tiny
+    rest = torch.where(bottom, torch.zeros_like(gaps), -coefficients / torch.where(bottom, torch.ones_like(gaps), gaps))
+    if bool(bottom.any()) and float(rest.norm()) <= radius and float(coefficients[bottom].norm()) <= tiny * radius:
+        if lowest >= -tiny:  # singular: the lowest eigenvectors change nothing
+            return _solution(vectors, values, rest, False, lowest)
         index = int(torch.nonzero(bottom)[0])
-        step[index] += fill if float(coefficients[index]) <= 0.0 else -fill
-    return _solution(vectors, values, step, True, lowest)
+        fill = (radius**2 - float(rest.norm()) ** 2) ** 0.5
+        rest[index] = fill if float(coefficients[index]) <= 0.0 else -fill
+        return _solution(vectors, values, rest, True, lowest)
+    return _solution(vectors, values, _on_boundary(gaps, coefficients, radius), True, lowest)
 
 
-def _shifted(values: Tensor, coefficients: Tensor, floor: float, radius: float, bottom: Tensor, tiny: float) -> tuple[Tensor, bool]:
-    """The coefficients of the step on the boundary, or those without the bottom eigenspace when even the least shift leaves the step inside."""
-    rest = torch.where(bottom, torch.zeros_like(coefficients), -coefficients / (values + floor).where(~bottom, torch.ones_like(values)))
-    weight_at_bottom = float(coefficients[bottom].norm())
-    if floor + float(values[0]) <= tiny and weight_at_bottom <= tiny * radius and float(rest.norm()) <= radius:
-        return rest, True
-    # 1/|p(shift)| is nearly linear in the shift: Newton on it converges in a few rounds, from the left and inside a bracket (eq. 4.43).
-    low, high = floor, floor + float(coefficients.norm()) / radius + tiny
-    shift = max(low + weight_at_bottom / radius, low + tiny)
+def _on_boundary(gaps: Tensor, coefficients: Tensor, radius: float) -> Tensor:
+    """``p = -coefficients / (gaps + excess)`` with the ``excess >= 0`` over the least shift at which ``|p|`` is the radius.
+
+    ``1/|p|`` is nearly linear in the shift: Newton on it converges in a few rounds, inside a bracket (eq. 4.43 and 4.44).
+    """
+    low, high = 0.0, float(coefficients.norm()) / radius
+    excess = max(low, float((coefficients.abs() / radius - gaps).amax()))  # one component alone must not exceed the radius
+    excess = excess if excess > 0.0 else 0.5 * high
     for _ in range(_NEWTON_ROUNDS):
-        step = -coefficients / (values + shift)
+        step = -coefficients / (gaps + excess)
         norm = float(step.norm())
-        if norm > radius:
-            low = shift
-        else:
-            high = shift
-        slope = float((step**2 / (values + shift)).sum())
-        if abs(norm - radius) <= 1e-12 * radius or slope == 0.0:
+        low, high = (excess, high) if norm > radius else (low, excess)
+        if abs(norm - radius) <= 1e-14 * radius or high - low <= torch.finfo(gaps.dtype).eps * high:
             break
-        proposal = shift + (norm - radius) / radius * norm**2 / slope
-        shift = proposal if low < proposal < high else 0.5 * (low + high)
-        if high - low <= torch.finfo(values.dtype).eps * high:
-            break
-    step = -coefficients / (values + shift)
-    return step * (radius / float(step.norm())), False
+        slope = float((step**2 / (gaps + excess)).sum())
+        proposal = excess + (norm - radius) / radius * norm**2 / slope if slope > 0.0 else low
+        excess = proposal if low < proposal < high else 0.5 * (low + high)
+    step = -coefficients / (gaps + excess)
+    return step * (radius / float(step.norm()))
 
 
 def _solution(vectors: Tensor, values: Tensor, coefficients: Tensor, on_boundary: bool, lowest: float) -> Solution:

@@ -39,7 +39,7 @@ def steihaug(g: Tensor, multiply: Callable[[Tensor], Tensor], radius: float, spa
         G = space.gram(p, d, Bd)
         pp, pd, dd, dBd = G[0][0], G[0][1], G[1][1], G[1][2]
         alpha = rr / dBd if dBd > 0.0 else math.inf
-        if dBd <= 0.0 or pp + 2.0 * alpha * pd + alpha**2 * dd >= radius**2:
+        if dBd <= 0.0 or pp + 2.0 * alpha * pd + alpha * alpha * dd >= radius**2:
             tau = boundary_length(pp, pd, dd, radius)
             return Solution(p.add_(d, alpha=tau), Bp.add_(Bd, alpha=tau), True, dBd <= 0.0)
         p.add_(d, alpha=alpha)
