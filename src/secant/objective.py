@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -205,7 +206,7 @@ class Objective:
         if self._closure is None:
             raise RuntimeError("Expected a closure before the first evaluation, got none. Call step(closure).")
         loss = self._closure()
-        if isinstance(loss, (int, float)) and not isinstance(loss, bool):
+        if isinstance(loss, numbers.Real) and not isinstance(loss, bool):
             loss = torch.tensor(float(loss), dtype=self.layout.dtype, device=self.layout.device)
         if not isinstance(loss, Tensor):
             raise TypeError(f"Expected the closure to return the loss, got {type(loss).__name__}. End it with `return loss`.")
@@ -214,6 +215,8 @@ class Objective:
         return loss
 
     def _backward(self, loss: Tensor) -> None:
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("No gradient can be had in inference mode. Call step outside torch.inference_mode().")
         if not loss.requires_grad:
             raise RuntimeError("The closure returned a loss without a graph and did not call backward. Return the loss tensor itself, not loss.item().")
         self._clear_gradients()

@@ -225,6 +225,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         layout = self._border().layout
         saved = {
             "method": type(self).__name__,
+            "parts": [type(self._curvature).__name__, type(self._globalization).__name__],
             "size": layout.size,
             "dtype": str(layout.dtype),
             "curvature": self._curvature.state(),
@@ -281,6 +282,9 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         saved = state_dict[_SAVED]
         if saved["method"] != name:
             raise ValueError(f"Expected a state_dict saved by {name}, got one of {saved['method']}.")
+        parts = [type(self._curvature).__name__, type(self._globalization).__name__]
+        if saved["parts"] != parts:
+            raise ValueError(f"Expected a state saved with {' and '.join(parts)}, got one with {' and '.join(saved['parts'])}. Build the optimizer as it was.")
         if saved["size"] != layout.size:
             raise ValueError(f"Expected a state for {layout.size} trainable numbers, got one for {saved['size']}.")
         if saved["dtype"] != str(layout.dtype):

@@ -105,6 +105,7 @@ class Correction(Enum):
     APPLIED = "The inverse Hessian was corrected with the last step."
     NOTHING_NEW = "The inverse Hessian is unchanged: no new point was evaluated."
     SKIPPED_CURVATURE = "Skipped: the curvature y.s along the last step is not positive beyond rounding."
+    DAMPED = "Damped: the loss is straight along the last step; the model's curvature there was divided by ten."
     SKIPPED_ROUNDING = "Skipped: the last step was so short against the parameters that its gradient change is mostly rounding."
     SKIPPED_KNOWN = "Skipped: the model predicts the last gradient change to rounding already; what is left to correct is noise."
     SKIPPED_DENOMINATOR = "Skipped: the denominator of the rank-one correction is too small against its factors."

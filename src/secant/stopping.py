@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from secant.step import Outcome, Point, Step
 
 _FLAT_ITERATIONS = 10  # iterations without a decrease of loss or gradient beyond rounding before the floor is declared
-_UNBOUNDED = 1e20  # a decrease this many times the first loss and gradient is taken for a fall without bound
+_UNBOUNDED = 1e15  # a decrease this many times the first loss and the steepest gradient is taken for a fall without bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Progress:
         iteration: Iterations so far.
         first_loss: ``|loss|`` at the first finite point; NaN before.
         first_grad: ``max |grad|`` there.
+        steepest_grad: Largest ``max |grad|`` of a point that was kept.
         least_grad: Least ``max |grad|`` since the loss last decreased beyond rounding.
         flat: Iterations since the loss or ``least_grad`` last decreased.
         failures: Searches in a row that found nothing.
@@ -27,6 +28,7 @@ class Progress:
     iteration: int = 0
     first_loss: float = float("nan")
     first_grad: float = float("nan")
+    steepest_grad: float = 0.0
     least_grad: float = float("inf")
     flat: int = 0
     failures: int = 0
@@ -41,7 +43,8 @@ class Progress:
         """The record one iteration later."""
         rejected = step.outcome is Outcome.REJECTED
         failed = not step.outcome.is_accepted and not rejected
-        progress = replace(self, iteration=self.iteration + 1, failures=self.failures + 1 if failed else 0)
+        steepest = max(self.steepest_grad, step.kept.largest_grad) if step.kept.is_finite else self.steepest_grad
+        progress = replace(self, iteration=self.iteration + 1, failures=self.failures + 1 if failed else 0, steepest_grad=steepest)
         rounding = step.start.loss_noise
         if step.outcome is Outcome.NOT_FINITE or (rejected and step.trial is not None and step.trial.loss > step.start.loss + rounding):
             return progress  # a failure of the objective or of the model, not of the arithmetic
@@ -64,6 +67,6 @@ class Progress:
             return Outcome.CONVERGED
         if self.flat >= _FLAT_ITERATIONS:
             return Outcome.ROUNDING_FLOOR
-        if -kept.loss > _UNBOUNDED * max(self.first_loss, self.first_grad):
+        if -kept.loss > _UNBOUNDED * max(self.first_loss, self.first_grad, self.steepest_grad):
             return Outcome.UNBOUNDED
         return None

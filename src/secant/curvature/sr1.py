@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, final
 
 from torch import Tensor
@@ -20,6 +20,7 @@ from secant.step import Correction, Point, Step
 T = TypeVar("T")
 
 SKIP_BELOW = 1e-8  # Nocedal & Wright (2006), eq. 6.26
+DAMPING = 0.1  # the step along a straight loss grows tenfold per correction
 AGREEMENT = 0.1  # u.y and -r.Hy are one number in exact arithmetic: where they differ by more, both residuals are rounding and would part B from H^-1
 
 
@@ -121,8 +122,13 @@ class SR1(QuadraticModel):
             return Correction.NOTHING_NEW
         if pair.is_rounding:
             return Correction.SKIPPED_ROUNDING
+        Bs = self._model.times(pair.s)
+        correction = Correction.APPLIED
+        is_straight = pair.yy <= SKIP_BELOW**2 * objective.space.dot(Bs, Bs)
+        if is_straight and objective.space.dot(pair.s, Bs) > DAMPING * abs(pair.sg):  # else the curvature does not hold the step back any more
+            pair, correction = _damped(pair, Bs), Correction.DAMPED
         term = _inverse_term(pair, objective.space)
-        model_term = _rank_one_term(pair.y - self._model.times(pair.s), pair.s, objective.space)
+        model_term = _rank_one_term(pair.y - Bs, pair.s, objective.space)
         if term is None or model_term is None:
             return Correction.SKIPPED_DENOMINATOR
         other = -objective.space.dot(model_term.vector, pair.Hy)
@@ -132,7 +138,7 @@ class SR1(QuadraticModel):
         if (term.denominator > 0.0) == (model_term.denominator > 0.0):
             self._negative = max(0, self._negative + (1 if model_term.denominator < 0.0 else -1))
         _correct_inverse(self._products, pair, term, last.trial.grad)
-        return Correction.APPLIED
+        return correction
 
     def solve(self, v: Tensor) -> Tensor:
         """``H v``, shape ``(n,)``; free for the gradient of the last correction. Cost otherwise: one read of ``H``."""
@@ -191,6 +197,11 @@ def _rank_one_term(residual: Tensor, other: Tensor, space: Space) -> _RankOneTer
     if not has_digits or not abs(denominator) >= SKIP_BELOW * math.sqrt(G[0][0]) * math.sqrt(G[1][1]):
         return None
     return _RankOneTerm(residual, denominator)
+
+
+def _damped(pair: SecantPair, Bs: Tensor) -> SecantPair:
+    """The pair of a tenth of the model's own curvature, for a loss that is straight along ``s``: ``y = 0`` has no inverse."""
+    return replace(pair, y=DAMPING * Bs, Hy=DAMPING * pair.s, Hyg=DAMPING * pair.sg)
 
 
 def _inverse_term(pair: SecantPair, space: Space) -> _RankOneTerm | None:
