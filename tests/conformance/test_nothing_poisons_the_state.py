@@ -1,4 +1,4 @@
-"""DESIGN rule 1: one NaN or Inf at any evaluation, and the run goes on."""
+"""One NaN or Inf at any evaluation, and the run goes on."""
 
 from __future__ import annotations
 

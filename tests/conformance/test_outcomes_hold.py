@@ -1,4 +1,4 @@
-"""DESIGN rule 3: what an outcome says about a step is true, recomputed from the step's two points and the curvature it was taken with."""
+"""What an outcome says about a step is true, recomputed from the step's two points and the curvature it was taken with."""
 
 from __future__ import annotations
 

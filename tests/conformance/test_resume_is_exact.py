@@ -1,4 +1,4 @@
-"""DESIGN rule 2: a run resumed from its saved state goes on bit for bit."""
+"""A run resumed from its saved state goes on bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DESIGN rule 4: no threshold knows the scale of the loss, and none the order or units of the parameters beyond what H0 says."""
+"""No threshold knows the scale of the loss, and none the order or units of the parameters beyond what H0 says."""
 
 from __future__ import annotations
 

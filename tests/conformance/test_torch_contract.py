@@ -1,4 +1,4 @@
-"""DESIGN rule 5 for every method: what a torch user expects of an optimizer."""
+"""For every method: what a torch user expects of an optimizer."""
 
 from __future__ import annotations
 

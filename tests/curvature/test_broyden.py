@@ -27,7 +27,7 @@ laws = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 def textbook(H: np.ndarray, s: np.ndarray, y: np.ndarray, member: Member) -> np.ndarray:
-    """``H+`` as METHODS.md prints it; ``s.Bs`` by a linear solve instead of from the step length."""
+    """``H+`` as the papers print it; ``s.Bs`` by a linear solve instead of from the step length."""
     w, rho = H @ y, 1.0 / (s @ y)
     v = rho * s - w / (y @ w)
     a = rho * (y @ w) * rho * (s @ np.linalg.solve(H, s)) - 1.0

@@ -1,4 +1,4 @@
-"""The goal that PROBLEMS.md sets for SR1 on quadratics: full steps, no globalization, no skipped correction.
+"""What theory promises of SR1 on quadratics: full steps, no globalization, no skipped correction.
 
 What float64 allows was measured with a dense NumPy form of SR1 and with 80-bit numbers beside it (spectrum spaced geometrically, n = 10 to 30, six seeds):
 from ``H = I / (least eigenvalue)`` the steps stay independent and the goal of 1e-8 after n + 1 steps is met up to condition 1e4 (1e-16), and nearly up to

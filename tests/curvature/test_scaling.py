@@ -15,7 +15,7 @@ laws = settings(max_examples=120, deadline=None, derandomize=True)
 
 
 def plain(h: float, b: float, n: int) -> Member:
-    """METHODS.md, line by line; accurate where ``a`` is neither tiny nor huge."""
+    """The published rule, line by line; accurate where ``a`` is neither tiny nor huge."""
     a = h * b - 1.0
     c = math.sqrt(a / (1.0 + a))
     rho_minus = min(1.0, h * (1.0 - c))

@@ -93,7 +93,7 @@ def test_inertia_is_counted_right_without_a_factorization(n: int, log_condition:
 @pytest.mark.parametrize("n", [10, 30])
 @pytest.mark.parametrize("log_condition", [0.0, 2.0, 4.0])
 def test_independent_pairs_recover_the_quadratic(n: int, log_condition: float, indefinite: bool) -> None:
-    """PROBLEMS.md: n random independent pairs give ``||H A - I|| <= 1e-6`` for conditions up to 1e4, indefinite or not (Nocedal & Wright, theorem 6.1)."""
+    """n random independent pairs give ``||H A - I|| <= 1e-6`` for conditions up to 1e4, indefinite or not (Nocedal & Wright, theorem 6.1)."""
     for seed in range(3):
         A = symmetric(n, log_condition, indefinite, seed)
         for kind in (SR1, InverseSR1):

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+import secant
 from oracles.pairs import GRADIENTS, recorded, steps
 from secant.curvature.broyden import Broyden
 from secant.curvature.scaling import FixedMember, MemberRule, self_scaled_bfgs, self_scaled_broyden
+from secant.globalization.fixed_step import FixedStep
 from secant.objective import Objective
+from secant.optimizer import CurvatureOptimizer
 from secant.step import Correction, Outcome, Point, Step
 
 RULES: dict[str, MemberRule] = {"SSBroyden": self_scaled_broyden, "SSBFGS": self_scaled_bfgs, "BFGS": FixedMember(0.0), "DFP": FixedMember(1.0)}
+OPTIMIZERS: dict[str, type[CurvatureOptimizer[Any]]] = {"SSBroyden": secant.SSBroyden, "SSBFGS": secant.SSBFGS, "BFGS": secant.BFGS, "DFP": secant.DFP}
 RUNS = recorded()["runs"]
 NAMES = [f"{run['rule']}-{run['problem']}-{run['n']}" for run in RUNS]
 
@@ -52,3 +56,23 @@ def test_inverse_is_that_of_the_installed_peer(rule: str, problem: str) -> None:
     from oracles.peer import Peer
 
     assert largest_difference(RULES[rule], steps(problem, 8, Peer(rule, 8))) <= 1e-10
+
+
+@pytest.mark.parametrize("run", RUNS, ids=NAMES)
+def test_iterates_are_those_of_the_recorded_peer(run: dict[str, Any]) -> None:
+    """The optimizer itself, walking the recorded lengths: every parameter vector is the peer's."""
+    first = run["steps"][0]
+    x = torch.tensor(first["x"], dtype=torch.float64, requires_grad=True)
+    optimizer = OPTIMIZERS[run["rule"]]([x], globalization=FixedStep(), initial_scale=1.0)
+
+    def closure() -> torch.Tensor:
+        x.grad = torch.from_numpy(GRADIENTS[run["problem"]](x.detach().numpy().copy()))
+        return torch.zeros((), dtype=torch.float64)
+
+    inverse = np.eye(len(first["x"]))
+    for row in run["steps"]:
+        moved, direction = np.array(row["new_x"]) - np.array(row["x"]), -inverse @ np.array(row["gradient"])
+        optimizer.param_groups[0]["lr"] = float(moved @ direction / (direction @ direction))
+        optimizer.step(closure)
+        assert x.detach().numpy() == pytest.approx(np.array(row["new_x"]), rel=1e-9, abs=1e-9)
+        inverse = np.array(row["inverse"])

@@ -26,7 +26,7 @@ class SecantPair:
         y: Gradient change ``g+ - g``.
         Hy: ``H y``.
         Hg: ``H g+``, the product that also gives the next direction.
-        ss, yy, sy, yHy, HyHy: Inner products ``s.s``, ``y.y``, ``s.y``, ``y.Hy``, ``Hy.Hy``.
+        ss, yy, sy, yHy: Inner products ``s.s``, ``y.y``, ``s.y``, ``y.Hy``.
         sg, Hyg: ``s.g+`` and ``Hy.g+``.
         sBs: ``s.Bs`` with ``B = H^-1``, known without ``B`` because ``s`` is a multiple of ``-H g``.
         length: The multiple: ``s = -length H g``.
@@ -41,7 +41,6 @@ class SecantPair:
     yy: float
     sy: float
     yHy: float
-    HyHy: float
     sg: float
     Hyg: float
     sBs: float
@@ -55,7 +54,6 @@ class SecantPair:
             Hy=self.Hy * factor,
             Hg=self.Hg * factor,
             yHy=self.yHy * factor,
-            HyHy=self.HyHy * factor**2,
             Hyg=self.Hyg * factor,
             sBs=self.sBs / factor,
             length=self.length / factor,
@@ -67,7 +65,7 @@ class InverseProducts:
     """Products with the inverse, remembering the last one.
 
     A line-search step leaves along ``-H g``, so ``H g`` is known when the correction is due and ``H y = H g+ - H g`` costs one product, the same one that gives
-    the next direction (DESIGN: one read).
+    the next direction.
 
     Args:
         inverse: The matrix ``H``.
@@ -122,7 +120,6 @@ class InverseProducts:
             yy=G[1][1],
             sy=G[0][1],
             yHy=G[1][2],
-            HyHy=G[2][2],
             sg=G[0][3],
             Hyg=G[2][3],
             sBs=-length * (G[0][3] - G[0][1]),

@@ -18,7 +18,7 @@ from secant.subproblem.solution import Solution
 from secant.subproblem.steihaug import steihaug
 
 EXACT_BELOW = 50
-"""Below this many parameters an eigendecomposition costs at most 0.2 ms more per step than conjugate gradients and saves 7 to 20 % of the evaluations
+"""Below this many parameters an eigendecomposition costs at most 0.2 ms more per step than conjugate gradients and saves 9 to 19 % of the evaluations
 (benchmarks/results/subproblem.json)."""
 
 
