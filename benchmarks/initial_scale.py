@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _run(case: Case, rule: MemberRule, gain: float) -> dict[str, object]:
-    first = float(case.loss())
+    first = case.loss().item()
     optimizer = CurvatureOptimizer(case.parameters, Broyden(rule, initial="auto", first_gain=gain), HagerZhang())
     while optimizer.counts.losses < (case.evaluations or BUDGET):
         optimizer.step(case.loss)

@@ -6,6 +6,7 @@ The records of the race (``runs.jsonl``) and its report are what ``secant race``
 from __future__ import annotations
 
 import statistics
+import sys
 
 from benchmarks.record import RESULTS, save
 from secant.cli import main as secant_command
@@ -23,7 +24,11 @@ def main() -> None:
     rows = []
     for problem, seconds in SECONDS.items():
         folder = RESULTS / problem
-        words = ["race", problem, "--compile", "--methods", METHODS, "--seconds", str(seconds), "--seeds", SEEDS, "--out", str(folder), "--resume"]
+        words = ["race", problem, "--compile", "--methods", METHODS, "--seconds", str(seconds), "--seeds", SEEDS, "--out", str(folder)]
+        if "--resume" in sys.argv:
+            words.append("--resume")
+        else:  # old records are another version's or another machine's
+            (folder / "runs.jsonl").unlink(missing_ok=True)
         if secant_command(words) != 0:
             raise SystemExit(f"The race on {problem} failed; its records are in {folder.name}.")
         ranked = {standing.method: standing for standing in standings(read_records(folder / "runs.jsonl"))}

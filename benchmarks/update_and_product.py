@@ -90,7 +90,7 @@ def _against_dense_updates(n: int) -> dict[str, object]:
 
     ours = _updates(n, TriangleKernel())
     rng = np.random.default_rng(0)
-    s, y = rng.standard_normal(n), None
+    s = rng.standard_normal(n)
     y = s + 0.1 * rng.standard_normal(n)
     gradient, identity, inverse = rng.standard_normal(n), np.eye(n), np.eye(n)
     peer = BFGS(torch.from_numpy(s))

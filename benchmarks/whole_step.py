@@ -65,7 +65,7 @@ def _peer(n: int) -> Callable[[], dict[str, float]]:
     start = jnp.ones(n)
     jax.block_until_ready(run(start))
 
-    def timed() -> float:
+    def timed() -> dict[str, float]:
         began = time.perf_counter()
         _, evaluations, accepted = jax.block_until_ready(run(start))
         milliseconds = (time.perf_counter() - began) * 1e3

@@ -53,8 +53,8 @@ class Result:
 
     Attributes:
         x: The point, in the form of ``x0``; for a module, the module itself.
-        fun: The loss there.
-        grad: Its gradient, flat, shape ``(n,)``.
+        fun: The loss there, as ``fun`` returned it.
+        grad: Gradient of the minimized number, flat, shape ``(n,)``: of ``-fun`` with ``maximize``, with the weight-decay term.
         nit: Iterations.
         nfev: Evaluations of the loss.
         njev: Evaluations of the gradient.
@@ -88,7 +88,11 @@ class Result:
 
     @property
     def hess_inv(self) -> Tensor:
-        """The inverse Hessian, corrected with every step, a new tensor of shape ``(n, n)``."""
+        """The inverse Hessian, corrected with every step, a new tensor of shape ``(n, n)``.
+
+        Raises:
+            RuntimeError: No step was taken: the start was the minimum already, or not finite.
+        """
         dense: Tensor = self.optimizer.curvature.dense_inverse()
         return dense
 
@@ -120,7 +124,7 @@ def minimize(
         options: ``maxiter`` (default ``200 n``), ``maxfun`` and ``seconds`` bound the run and are tested between iterations; the others go to the method's
             constructor, for example ``globalization`` or ``initial_scale``.
         callback: Called with an :class:`~secant.optimizer.Iteration` after each; raising ``StopIteration`` stops.
-        progress: Gets a line of text after each iteration; None shows it on stderr where that is a terminal.
+        progress: Gets a line of text after each iteration; None shows it on stderr where that is a terminal, ``lambda line: None`` shows nothing.
 
     Returns:
         A :class:`Result`. Cost per iteration: about one evaluation of loss and gradient, and the method's algebra.
@@ -138,7 +142,7 @@ def minimize(
     method = method.lower()
     budget, constructor = _split_options(method, options or {})
     parameters, closure, answer = _bind(fun, x0)
-    run = _Run(closure, budget, callback, progress or terminal_line())
+    run = _Run(closure, budget, callback, progress)
     optimizer = METHODS[method](parameters, gradient_tolerance=tol, callback=run.record, **constructor)
     outcome = run.to_the_end(optimizer)
     optimizer.correct()
@@ -172,12 +176,13 @@ class _Budget:
 class _Run:
     """One call of ``minimize``: the loop around the optimizer's loop, with its clock and its trace."""
 
-    def __init__(self, closure: Closure, budget: _Budget, callback: Callback | None, progress: ProgressLine) -> None:
+    def __init__(self, closure: Closure, budget: _Budget, callback: Callback | None, progress: ProgressLine | None) -> None:
         self.trace: list[TraceRow] = []
         self._closure = closure
         self._budget = budget
         self._callback = callback
-        self._progress = progress
+        self._owns_line = progress is None
+        self._progress = progress or terminal_line()
         self._began = time.perf_counter()
         self._fruitless = 0
 
@@ -202,9 +207,11 @@ class _Run:
                     return optimizer.outcome
             return Outcome.BUDGET
         finally:
-            end_line()
-            if best is not None:
-                optimizer.go_to(_better(optimizer.point, best))
+            if self._owns_line:
+                end_line()
+            rest = _better(best, optimizer.point)
+            if rest is not None:
+                optimizer.go_to(rest)
 
     def _is_used_up(self, optimizer: CurvatureOptimizer[Any]) -> bool:
         if optimizer.outcome is None:
@@ -224,14 +231,11 @@ class _Run:
         return self._fruitless >= _PATIENCE
 
 
-def _better(one: Point | None, other: Point | None) -> Point:
-    """The finite point of lower loss; the second where they are equal within rounding, because it is the later one with the smaller gradient."""
-    if one is None or not one.is_finite:
-        assert other is not None or one is not None
-        return other if other is not None else one  # type: ignore[return-value]
-    if other is None or not other.is_finite:
-        return one
-    return one if one.loss < other.loss - one.loss_noise else other
+def _better(best: Point | None, latest: Point | None) -> Point | None:
+    """The finite point of lower loss; the latest where they are equal within rounding, because its gradient is the smaller."""
+    if best is None or not best.is_finite or latest is None:
+        return latest
+    return best if not latest.is_finite or best.loss < latest.loss - best.loss_noise else latest
 
 
 def _bind(fun: Callable[..., Any], x0: Tree | nn.Module) -> tuple[list[Tensor], Closure, Callable[[], Any]]:

@@ -11,7 +11,7 @@ def free_bytes(device: torch.device) -> int | None:
     """Bytes that can be allocated on ``device`` now; None where the system does not tell."""
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
-        return free
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own cache can be used again
     if device.type != "cpu":
         return None
     limits = [limit for limit in (_system_available(), _control_group_available()) if limit is not None]
@@ -54,9 +54,10 @@ def _system_available() -> int | None:
 
 
 def _control_group_available() -> int | None:
-    """What the control group (a container's limit) leaves."""
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if not (limit.exists() and used.exists()):
+    """What the control group (a container's limit) leaves; file cache that the kernel gives back on demand counts as free."""
+    group = Path("/sys/fs/cgroup")
+    limit, used, parts = group / "memory.max", group / "memory.current", group / "memory.stat"
+    if not all(source.exists() for source in (limit, used, parts)) or limit.read_text().strip() == "max":
         return None
-    text = limit.read_text().strip()
-    return None if text == "max" else max(0, int(text) - int(used.read_text()))
+    cache = sum(int(line.split()[1]) for line in parts.read_text().splitlines() if line.startswith("inactive_file "))
+    return max(0, int(limit.read_text()) - int(used.read_text()) + cache)

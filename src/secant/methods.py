@@ -62,7 +62,10 @@ class _Broyden(CurvatureOptimizer[Curvature]):
 class BFGS(_Broyden):
     """Broyden-Fletcher-Goldfarb-Shanno with a dense inverse Hessian: ``theta = 0`` of the Broyden class.
 
-    The choice for easy problems (nearly quadratic, well scaled). Memory ``n^2`` numbers; per iteration one read of half of them beside about one evaluation.
+    The choice for easy problems (nearly quadratic, well scaled). Memory ``n^2`` numbers; per iteration one read of them beside about one evaluation.
+
+    The options are those of :class:`secant.optimizer.CurvatureOptimizer`, with a ``globalization`` (any line search; Hager and Zhang's by default) and an
+    ``initial_scale`` (``"auto"``, or a positive number ``c`` for ``H = c I``).
 
     Example:
         >>> import torch, secant
@@ -86,6 +89,9 @@ class DFP(_Broyden):
 
     Of historical interest: it recovers from a bad scale much more slowly than BFGS.
 
+    The options are those of :class:`secant.optimizer.CurvatureOptimizer`, with a ``globalization`` (any line search; Hager and Zhang's by default) and an
+    ``initial_scale`` (``"auto"``, or a positive number ``c`` for ``H = c I``).
+
     Source:
         Nocedal & Wright (2006), eq. 6.15.
     """
@@ -97,6 +103,9 @@ class DFP(_Broyden):
 @final
 class SSBFGS(_Broyden):
     """Self-scaled BFGS: the old inverse is divided by ``tau = min(1, s.y / s.Bs)`` before each correction.
+
+    The options are those of :class:`secant.optimizer.CurvatureOptimizer`, with a ``globalization`` (any line search; Hager and Zhang's by default) and an
+    ``initial_scale`` (``"auto"``, or a positive number ``c`` for ``H = c I``).
 
     Source:
         Al-Baali (1998), Comput. Optim. Appl. 9; Urban, Stefanou & Pons (2025), arXiv 2405.04230.
@@ -111,6 +120,9 @@ class SSBroyden(_Broyden):
     """Self-scaled Broyden: the member of the class and its scale are chosen anew at each correction.
 
     The choice for physics-informed nets and other badly conditioned smooth fits in float64 with up to about 2e4 parameters.
+
+    The options are those of :class:`secant.optimizer.CurvatureOptimizer`, with a ``globalization`` (any line search; Hager and Zhang's by default) and an
+    ``initial_scale`` (``"auto"``, or a positive number ``c`` for ``H = c I``).
 
     Source:
         Al-Baali & Khalfan (2005); Urban, Stefanou & Pons (2025), arXiv 2405.04230.

@@ -165,7 +165,9 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
             RuntimeError: The loss has no graph or reaches no parameter.
         """
         if closure is None:
-            raise TypeError(f"{type(self).__name__}.step needs a closure that evaluates the loss: optimizer.step(lambda: loss_of(model)).")
+            raise TypeError(
+                f"{type(self).__name__}.step needs a closure that evaluates the loss. Define it once and pass it to every call: optimizer.step(closure)."
+            )
         self._renew_layout()
         objective = self._border()
         objective.bind(closure, self.param_groups)
@@ -174,7 +176,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         try:
             for _ in range(self._iterations_per_step):
                 point = self._iterate(objective, point)
-                if self.outcome is None or self.outcome.stops or self.outcome in _FRUITLESS:
+                if self.outcome is None or self.outcome.stops or self.outcome in _ENDS_STEP:
                     break
         except BaseException:
             # The parameters stand at some trial point: the best finite one of this call is where a user who interrupts wants them.
@@ -241,6 +243,8 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a saved state; the next step goes on bit for bit where it was taken.
+
+        Options of the constructor (``maximize``, ``theta``, the constants of a globalization) are not saved: build the optimizer as it was.
 
         Raises:
             ValueError: The dictionary was saved by another kind of optimizer, or for parameters of another total size or type. Nothing is changed then.
@@ -388,7 +392,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
 
 
 _STALLING = 3  # iterations without progress after which float32 is told to be the reason
-_FRUITLESS = frozenset({Outcome.ZERO_LEARNING_RATE, Outcome.NOT_FINITE})
+_ENDS_STEP = frozenset({Outcome.ZERO_LEARNING_RATE, Outcome.NOT_FINITE})
 _PICKLED = frozenset(
     {
         "_curvature",

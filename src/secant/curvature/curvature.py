@@ -34,6 +34,10 @@ class Curvature(ABC):
         """The inverse-curvature product ``H v`` of shape ``(n,)``. ``H`` may be indefinite: callers check ``g . H g > 0``."""
 
     @abstractmethod
+    def dense_inverse(self) -> Tensor:
+        """``H`` as a new symmetric matrix of shape ``(n, n)``. Memory: two more matrices while it is built."""
+
+    @abstractmethod
     def reset(self) -> None:
         """Forget everything; the next ``update`` starts from the initial scale."""
 

@@ -75,24 +75,13 @@ class InverseProducts:
         self.inverse = inverse
         self._known: tuple[Tensor, Tensor] | None = None
 
-    @property
-    def known(self) -> tuple[Tensor, Tensor] | None:
-        """The vector and its product computed last."""
-        return self._known
-
     def times(self, v: Tensor) -> Tensor:
         """``H v``; free for the vector multiplied last."""
-        product = self.recall(v)
-        if product is None:
-            product = self.inverse.times(v)
-            self.remember(v, product)
-        return product
-
-    def recall(self, v: Tensor) -> Tensor | None:
-        """``H v`` when it is known, else None."""
         if self._known is not None and (self._known[0] is v or torch.equal(self._known[0], v)):
             return self._known[1]
-        return None
+        product = self.inverse.times(v)
+        self.remember(v, product)
+        return product
 
     def remember(self, v: Tensor, product: Tensor) -> None:
         """Note that ``H v`` is ``product``."""

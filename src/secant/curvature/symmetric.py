@@ -42,7 +42,7 @@ class FullKernel:
 
 @final
 class TriangleKernel:
-    """BLAS on the CPU: only the lower triangle is stored and read, half the memory traffic of a full product."""
+    """BLAS on the CPU: only the lower triangle is read and written, half the memory traffic of a full product."""
 
     def times(self, matrix: Tensor, v: Tensor) -> Tensor:
         """``A v`` by ``symv``; torch's rows are BLAS's columns, so our lower triangle is its upper."""
@@ -117,12 +117,11 @@ class DeferredSymmetric:
         self._used += 1
 
     def dense(self) -> Tensor:
-        """``A`` as a new tensor of shape ``(n, n)``, symmetric to the last bit."""
+        """``A`` as a new tensor of shape ``(n, n)``, symmetric to the last bit. Memory: two more matrices while it is built."""
         full = torch.diag(self._diagonal) if self._matrix is None else self._matrix.clone()
         rows = self._rows[: self._used]
-        full.mul_(self._scale).add_((rows * self._device_weights().unsqueeze(1)).T @ rows)
-        lower = full.tril()
-        return lower + lower.tril(-1).T
+        full.mul_(self._scale).addmm_((rows * self._device_weights().unsqueeze(1)).T, rows)
+        return full.tril_().add_(full.tril(-1).T)
 
     def state(self) -> State:
         """Tensors and numbers that ``from_state`` needs. The tensors are copies: later corrections write into the matrix in place."""
