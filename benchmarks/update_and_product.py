@@ -19,6 +19,7 @@ from secant.step import Outcome, Point, Step
 
 SIZES = (1000, 3000, 10000)
 ROUNDS = 7
+_NO_LOSS = torch.zeros(())
 
 
 def main() -> None:
@@ -66,22 +67,22 @@ def _updates(n: int, kernel: TriangleKernel | FullKernel) -> Callable[[], object
 
 
 def _walk(n: int, curvature: Broyden) -> Iterator[Step]:
-    """Half steps along ``-H g`` on a diagonal quadratic; points whose gradient got small are scaled up again, so that it never ends."""
+    """Half steps along ``-H g`` on a diagonal quadratic, from a new random point every so often, so that it never ends."""
     diagonal = torch.logspace(-2, 2, n, dtype=torch.float64)
     x = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     start = _point(x, diagonal)
     yield Step(start, None, start, Outcome.FIXED)
-    for _ in itertools.count():
+    for count in itertools.count(1):
         trial = _point(start.x - 0.5 * curvature.solve(start.grad), diagonal)
         yield Step(start, trial, trial, Outcome.FIXED)
-        start = trial if trial.largest_grad > 1e-8 else _point(torch.randn_like(x), diagonal)
-        if start is not trial:
+        start = trial
+        if count % 30 == 0:
+            start = _point(torch.randn_like(x), diagonal)
             curvature.solve(start.grad)
 
 
 def _point(x: Tensor, diagonal: Tensor) -> Point:
-    grad = diagonal * x
-    return Point(x, 0.5 * float(x @ grad), grad, float(grad.abs().amax()), torch.tensor(0.0))
+    return Point(x, 0.0, diagonal * x, 1.0, _NO_LOSS)
 
 
 def _against_dense_updates(n: int) -> dict[str, object]:
