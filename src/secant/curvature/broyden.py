@@ -39,7 +39,7 @@ class Broyden(Curvature):
         kernel: The passes over the matrix; None chooses by device and type.
 
     Source:
-        Urban, Stefanou & Pons (2025), arXiv 2405.04230, eq. 10 to 19; Nocedal & Wright (2006), section 6.3. Departures: both terms are brought to rank one by
+        Urban, Stefanou & Pons (2025), arXiv 2405.04230; Nocedal & Wright (2006), section 6.3. Departures: both terms are brought to rank one by
         completing the square, so that they can wait and be folded in together; ``H y`` is the difference of two known products.
     """
 

@@ -52,7 +52,7 @@ def self_scaled_broyden(h: float, b: float, n: int) -> Member:
     ``tau = rho_plus min(sigma^(1/(1-n)), 1/theta)`` for ``theta > 0``, else ``min(rho_plus sigma^(1/(1-n)), sigma)``.
 
     Source:
-        Al-Baali & Khalfan (2005); Urban, Stefanou & Pons (2025), arXiv 2405.04230, section 2. Departure: rounding can make ``a`` vanish or negative; then the
+        Al-Baali & Khalfan (2005); Urban, Stefanou & Pons (2025), arXiv 2405.04230. Departure: rounding can make ``a`` vanish or negative; then the
         self-scaled BFGS member is taken, which is its limit.
     """
     if n == 1:
