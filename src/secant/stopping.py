@@ -20,6 +20,7 @@ class Progress:
         first_loss: ``|loss|`` at the first finite point; NaN before.
         first_grad: ``max |grad|`` there.
         steepest_grad: Largest ``max |grad|`` of a point that was kept.
+        anchor_loss: The loss when it last decreased beyond rounding; slow progress is measured from here, over several iterations.
         least_grad: Least ``max |grad|`` since the loss last decreased beyond rounding.
         flat: Iterations since the loss or ``least_grad`` last decreased.
         failures: Searches in a row that found nothing.
@@ -29,6 +30,7 @@ class Progress:
     first_loss: float = float("nan")
     first_grad: float = float("nan")
     steepest_grad: float = 0.0
+    anchor_loss: float = float("inf")
     least_grad: float = float("inf")
     flat: int = 0
     failures: int = 0
@@ -50,9 +52,12 @@ class Progress:
             return progress  # a failure of the objective or of the model, not of the arithmetic
         if step.kept.loss > step.start.loss + rounding:
             return progress  # a step that was taken without a test of the loss
-        if step.kept.loss < step.start.loss - rounding or step.kept.largest_grad < 0.9 * self.least_grad:
-            return replace(progress, flat=0, least_grad=step.kept.largest_grad)
-        return replace(progress, flat=self.flat + 1)
+        anchor = self.anchor_loss if step.start.loss <= self.anchor_loss + rounding else step.start.loss  # else it is another objective
+        if step.kept.loss < anchor - rounding:
+            return replace(progress, flat=0, anchor_loss=step.kept.loss, least_grad=step.kept.largest_grad)
+        if step.kept.largest_grad < 0.9 * self.least_grad:
+            return replace(progress, flat=0, anchor_loss=anchor, least_grad=step.kept.largest_grad)
+        return replace(progress, flat=self.flat + 1, anchor_loss=anchor)
 
     def verdict(self, kept: Point, tolerance: float) -> Outcome | None:
         """Why to stop at ``kept``, or None.
