@@ -227,7 +227,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         layout = self._border().layout
         saved = {
             "method": type(self).__name__,
-            "parts": [type(self._curvature).__name__, type(self._globalization).__name__],
+            "parts": self._parts(),
             "size": layout.size,
             "dtype": str(layout.dtype),
             "curvature": self._curvature.state(),
@@ -279,6 +279,9 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
             self._objective = self._new_objective()
             self._objective.counts = counts
 
+    def _parts(self) -> list[str]:
+        return [type(self._curvature).__name__, type(self._globalization).__name__]
+
     def _check_saved(self, state_dict: dict[str, Any]) -> None:
         name, layout = type(self).__name__, self._border().layout
         if _SAVED not in state_dict:
@@ -286,7 +289,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         saved = state_dict[_SAVED]
         if saved["method"] != name:
             raise ValueError(f"Expected a state_dict saved by {name}, got one of {saved['method']}.")
-        parts = [type(self._curvature).__name__, type(self._globalization).__name__]
+        parts = self._parts()
         if saved["parts"] != parts:
             raise ValueError(f"Expected a state saved with {' and '.join(parts)}, got one with {' and '.join(saved['parts'])}. Build the optimizer as it was.")
         if saved["size"] != layout.size:

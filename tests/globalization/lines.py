@@ -19,17 +19,17 @@ Curve = Callable[[float], tuple[float, float]]
 """From ``x`` to the loss and its slope."""
 
 
-class _Given(torch.autograd.Function):
+class Given(torch.autograd.Function):
     """A loss whose gradient is what the test says, also where that is not its derivative."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, loss: float, slope: float) -> Tensor:
-        ctx.slope = slope  # type: ignore[attr-defined]
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, loss: float, gradient: Tensor) -> Tensor:
+        ctx.gradient = gradient  # type: ignore[attr-defined]
         return x.new_tensor(loss)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, weight: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return weight.reshape(1) * ctx.slope, None, None  # type: ignore[attr-defined]
+        return weight * ctx.gradient, None, None  # type: ignore[attr-defined]
 
 
 @dataclass
@@ -56,7 +56,8 @@ class Search:
         def closure() -> Tensor:
             here = float(x.detach())
             visited.append(here)
-            return _Given.apply(x, *self.curve(here))  # type: ignore[no-untyped-call]
+            loss, slope = self.curve(here)
+            return Given.apply(x, loss, x.new_tensor([slope]))  # type: ignore[no-untyped-call]
 
         objective.bind(closure, groups)
         start = objective.here()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from globalization.lines import Given
 from secant.curvature.sr1 import SR1
 from secant.globalization.trust_region import TrustRegion
 from secant.objective import Objective
@@ -16,26 +17,13 @@ from secant.step import Outcome, Point, Step
 laws = settings(max_examples=40, deadline=None, derandomize=True)
 
 
-class Scripted(torch.autograd.Function):
-    """A loss that is ``losses[k]`` at the k-th evaluation with the gradient given."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, loss: float, gradient: Tensor) -> Tensor:
-        ctx.gradient = gradient  # type: ignore[attr-defined]
-        return x.new_tensor(loss)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, weight: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return weight * ctx.gradient, None, None  # type: ignore[attr-defined]
-
-
 def scripted_step(losses: list[float], gradient: list[float], radius: float, *, region: TrustRegion | None = None) -> tuple[Step, TrustRegion, Objective]:
     """One step with ``H = B = I`` from the origin: the model step is ``-g`` or its part within the radius."""
     x = torch.zeros(len(gradient), dtype=torch.float64, requires_grad=True)
     groups = [{"params": [x], "lr": 1.0, "weight_decay": 0.0}]
     objective, remaining = Objective(groups), list(losses)
     g = torch.tensor(gradient, dtype=torch.float64)
-    objective.bind(lambda: Scripted.apply(x, remaining.pop(0), g), groups)  # type: ignore[no-untyped-call]
+    objective.bind(lambda: Given.apply(x, remaining.pop(0), g), groups)  # type: ignore[no-untyped-call]
     start = objective.here()
     curvature = SR1(initial=1.0)
     curvature.update(objective, start, None)
@@ -119,7 +107,7 @@ def test_gradient_decides_where_the_loss_is_lost_in_rounding(gradient_falls: boo
     x = torch.tensor([1e-9], dtype=torch.float64, requires_grad=True)
     groups = [{"params": [x], "lr": 1.0, "weight_decay": 0.0}]
     objective = Objective(groups)
-    objective.bind(lambda: Scripted.apply(x, 1.0, x.detach() if gradient_falls else torch.full_like(x, 1e-9)), groups)  # type: ignore[no-untyped-call]
+    objective.bind(lambda: Given.apply(x, 1.0, x.detach() if gradient_falls else torch.full_like(x, 1e-9)), groups)  # type: ignore[no-untyped-call]
     curvature = SR1(initial=0.5)
     curvature.update(objective, objective.here(), None)
     assert TrustRegion().advance(objective, objective.here(), curvature, 1.0).outcome is outcome

@@ -13,7 +13,7 @@ from secant.curvature.curvature import Curvature, State
 from secant.curvature.initial import InitialScale, initial_inverse
 from secant.curvature.pair import InverseProducts, SecantPair
 from secant.curvature.scaling import Member, MemberRule
-from secant.curvature.symmetric import MatrixKernel
+from secant.curvature.symmetric import DeferredSymmetric, MatrixKernel
 from secant.objective import Objective
 from secant.step import Correction, Point, Step
 
@@ -60,8 +60,8 @@ class Broyden(Curvature):
             self._products = InverseProducts(initial_inverse(self._initial, objective, point, self._kernel))
             self._corrections = 0
             return Correction.INITIAL
-        pair = None if last is None else self._products.pair(last, objective.space)
-        if pair is None or last is None or last.trial is None:
+        pair = self._products.pair(last, objective.space)
+        if pair is None:
             return Correction.NOTHING_NEW
         if pair.is_rounding:
             return Correction.SKIPPED_ROUNDING
@@ -72,7 +72,7 @@ class Broyden(Curvature):
             self.reset()
             self.update(objective, point, None)
             return Correction.RESET_INDEFINITE
-        return self._correct(self._products, pair, last.trial.grad)
+        return self._correct(self._products, pair)
 
     def solve(self, v: Tensor) -> Tensor:
         """``H v``, shape ``(n,)``; free for the gradient of the last correction. Cost otherwise: one read of ``H``."""
@@ -92,7 +92,7 @@ class Broyden(Curvature):
 
     def bytes_needed(self, size: int, bytes_per_number: int) -> int:
         """``n^2`` numbers for ``H`` and ``2 * 32 n`` for the waiting terms and a fold of them."""
-        return bytes_per_number * (size * size + 64 * size)
+        return DeferredSymmetric.bytes_needed(size, bytes_per_number)
 
     def state(self) -> State:
         """See :class:`~secant.curvature.curvature.Curvature`."""
@@ -103,7 +103,7 @@ class Broyden(Curvature):
         self._products = InverseProducts.from_state(state, like, self._kernel) if state else None
         self._corrections = int(state.get("corrections", 0) or 0)
 
-    def _correct(self, products: InverseProducts, pair: SecantPair, gradient: Tensor) -> Correction:
+    def _correct(self, products: InverseProducts, pair: SecantPair) -> Correction:
         inverse = products.inverse
         gain = 1.0
         if self._corrections == 0 and self._initial == "auto" and pair.length > 0.0:
@@ -119,7 +119,7 @@ class Broyden(Curvature):
             vector = torch.add(pair.s * share_of_s, pair.Hy, alpha=share_of_Hy)
             inverse.add(weight, vector)
             product.add_(vector, alpha=weight * (share_of_s * pair.sg + share_of_Hy * pair.Hyg))
-        products.remember(gradient, product)
+        products.remember(pair.gradient, product)
         self._corrections += 1
         return Correction.APPLIED
 

@@ -24,6 +24,7 @@ class SecantPair:
     Attributes:
         s: Step ``x+ - x``.
         y: Gradient change ``g+ - g``.
+        gradient: ``g+``.
         Hy: ``H y``.
         Hg: ``H g+``, the product that also gives the next direction.
         ss, yy, sy, yHy: Inner products ``s.s``, ``y.y``, ``s.y``, ``y.Hy``.
@@ -35,6 +36,7 @@ class SecantPair:
 
     s: Tensor
     y: Tensor
+    gradient: Tensor
     Hy: Tensor
     Hg: Tensor
     ss: float
@@ -87,9 +89,9 @@ class InverseProducts:
         """Note that ``H v`` is ``product``."""
         self._known = (v, product)
 
-    def pair(self, step: Step, space: Space) -> SecantPair | None:
+    def pair(self, step: Step | None, space: Space) -> SecantPair | None:
         """The secant pair of a step with everything a correction needs; None when no second point was evaluated. Cost: one product, O(n) besides."""
-        if step.trial is None or step.trial is step.start or not step.trial.is_finite:
+        if step is None or step.trial is None or step.trial is step.start or not step.trial.is_finite:
             return None
         before, gradient = self.times(step.start.grad), step.trial.grad
         s, y = step.trial.x - step.start.x, gradient - step.start.grad
@@ -103,6 +105,7 @@ class InverseProducts:
         return SecantPair(
             s,
             y,
+            gradient,
             Hy,
             Hg,
             ss=G[0][0],

@@ -46,15 +46,15 @@ class InverseSR1(Curvature):
         if self._products is None:
             self._products = InverseProducts(initial_inverse(self._initial, objective, point))
             return Correction.INITIAL
-        pair = None if last is None else self._products.pair(last, objective.space)
-        if pair is None or last is None or last.trial is None:
+        pair = self._products.pair(last, objective.space)
+        if pair is None:
             return Correction.NOTHING_NEW
         if pair.is_rounding:
             return Correction.SKIPPED_ROUNDING
         term = _inverse_term(pair, objective.space)
         if term is None:
             return Correction.SKIPPED_DENOMINATOR
-        _correct_inverse(self._products, pair, term, last.trial.grad)
+        _correct_inverse(self._products, pair, term)
         return Correction.APPLIED
 
     def solve(self, v: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class InverseSR1(Curvature):
 
     def bytes_needed(self, size: int, bytes_per_number: int) -> int:
         """``n^2`` numbers for ``H`` and ``2 * 32 n`` for the waiting terms and a fold of them."""
-        return bytes_per_number * (size * size + 64 * size)
+        return DeferredSymmetric.bytes_needed(size, bytes_per_number)
 
     def state(self) -> State:
         """See :class:`~secant.curvature.curvature.Curvature`."""
@@ -117,8 +117,8 @@ class SR1(QuadraticModel):
             self._products, self._model = InverseProducts(DeferredSymmetric(diagonal)), DeferredSymmetric(diagonal.reciprocal())
             self._negative = 0
             return Correction.INITIAL
-        pair = None if last is None else self._products.pair(last, objective.space)
-        if pair is None or last is None or last.trial is None:
+        pair = self._products.pair(last, objective.space)
+        if pair is None:
             return Correction.NOTHING_NEW
         if pair.is_rounding:
             return Correction.SKIPPED_ROUNDING
@@ -137,7 +137,7 @@ class SR1(QuadraticModel):
         self._model.add(1.0 / model_term.denominator, model_term.vector)
         if (term.denominator > 0.0) == (model_term.denominator > 0.0):
             self._negative = max(0, self._negative + (1 if model_term.denominator < 0.0 else -1))
-        _correct_inverse(self._products, pair, term, last.trial.grad)
+        _correct_inverse(self._products, pair, term)
         return correction
 
     def solve(self, v: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class SR1(QuadraticModel):
 
     def bytes_needed(self, size: int, bytes_per_number: int) -> int:
         """Two matrices of ``n^2`` numbers and ``2 * 32 n`` for each one's waiting terms and a fold of them."""
-        return 2 * bytes_per_number * (size * size + 64 * size)
+        return 2 * DeferredSymmetric.bytes_needed(size, bytes_per_number)
 
     def state(self) -> State:
         """See :class:`~secant.curvature.curvature.Curvature`."""
@@ -208,11 +208,11 @@ def _inverse_term(pair: SecantPair, space: Space) -> _RankOneTerm | None:
     return _rank_one_term(pair.s - pair.Hy, pair.y, space)
 
 
-def _correct_inverse(products: InverseProducts, pair: SecantPair, term: _RankOneTerm, gradient: Tensor) -> None:
+def _correct_inverse(products: InverseProducts, pair: SecantPair, term: _RankOneTerm) -> None:
     """Add the term to ``H`` and bring the known product ``H g+`` up to date in O(n)."""
     weight = 1.0 / term.denominator
     products.inverse.add(weight, term.vector)
-    products.remember(gradient, pair.Hg.add(term.vector, alpha=weight * (pair.sg - pair.Hyg)))
+    products.remember(pair.gradient, pair.Hg.add(term.vector, alpha=weight * (pair.sg - pair.Hyg)))
 
 
 def _known(value: T | None) -> T:

@@ -14,6 +14,7 @@ from secant.curvature.curvature import State
 
 _FOLD_ROWS = 256  # rows of the triangle folded at a time: a block of them stays in cache between its read and its write
 
+_CAPACITY = 32  # rank-one terms that wait
 _TRIANGLE_FROM = 1024  # parameters
 
 
@@ -80,7 +81,7 @@ class DeferredSymmetric:
         kernel: The passes over ``A0``; None chooses by device and type.
     """
 
-    def __init__(self, diagonal: Tensor, *, capacity: int = 32, kernel: MatrixKernel | None = None) -> None:
+    def __init__(self, diagonal: Tensor, *, capacity: int = _CAPACITY, kernel: MatrixKernel | None = None) -> None:
         self._diagonal = diagonal.clone()
         self._matrix: Tensor | None = None
         self._scale = 1.0
@@ -88,6 +89,11 @@ class DeferredSymmetric:
         self._weights = torch.zeros(capacity, dtype=torch.float64)
         self._used = 0
         self._kernel = kernel or kernel_for(diagonal)
+
+    @staticmethod
+    def bytes_needed(size: int, bytes_per_number: int) -> int:
+        """Memory of one such matrix with the default capacity: ``n^2`` numbers, the waiting terms, and a copy of these while they are folded in."""
+        return bytes_per_number * (size * size + 2 * _CAPACITY * size)
 
     def times(self, v: Tensor) -> Tensor:
         """``A v``, shape ``(n,)``, a new tensor. Cost: one read of ``A0`` (of its triangle on the CPU) and two of the waiting terms."""
