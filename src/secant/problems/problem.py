@@ -8,7 +8,38 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """What methods that learn from batches need of a problem.
+
+    The order of the data is the concatenation of fresh permutations, so that every batch is full and ``k`` batches of one size are one batch of ``k`` times it.
+
+    Attributes:
+        model: Its parameters are those of the problem, in the order of ``model.parameters()``.
+        loss: ``loss(model(inputs), targets)``, the mean over the samples (and over the tokens of each), a scalar with a graph.
+        inputs: Training data, samples first.
+        targets: What belongs to them.
+        test_inputs: Held-out data, never trained on; empty where there is none.
+        test_targets: What belongs to them.
+        batch: Samples per step, unless the user says otherwise.
+        steps: Length of a run, unless the user says otherwise.
+        classes: Whether the outputs are logits of classes along their last dimension, so that an accuracy can be counted.
+        measured: How many of the first training samples the training loss of a trace is measured on, outside the clock.
+    """
+
+    model: nn.Module
+    loss: Callable[[Tensor, Tensor], Tensor]
+    inputs: Tensor
+    targets: Tensor
+    test_inputs: Tensor
+    test_targets: Tensor
+    batch: int
+    steps: int
+    classes: bool
+    measured: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +54,7 @@ class Problem:
         error_name: What ``error`` returns, in words.
         settings: Everything that is needed to build the problem again: sizes, points, seeds, dtype, checksums of the data.
         reference: The best known loss, where there is one.
+        training: The same problem as model and data, for methods that learn from batches; ``loss`` is then the loss over all training data.
     """
 
     name: str
@@ -32,6 +64,7 @@ class Problem:
     error_name: str
     settings: dict[str, str | int | float | bool]
     reference: float | None = None
+    training: Training | None = None
 
 
 class Build(Protocol):

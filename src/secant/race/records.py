@@ -45,6 +45,9 @@ class TracePoint(_Record):
         wall_seconds: Wall-clock seconds so far, without the measurement of the error.
         loss: Loss at the kept parameters; None when it is not finite.
         error: Error at the kept parameters; None when it is not finite or the problem has none.
+        steps: Iterations so far; 0 in records of full-batch runs made before it was kept.
+        test_loss: Loss on held-out data; None without any.
+        accuracy: Share of the held-out samples that are classified right; None where nothing is classified.
     """
 
     evaluations: int
@@ -52,6 +55,69 @@ class TracePoint(_Record):
     wall_seconds: float
     loss: Finite
     error: Finite = None
+    steps: int = 0
+    test_loss: Finite = None
+    accuracy: Finite = None
+
+
+class LayerHealth(_Record):
+    """The gradient and the update of one layer at one step.
+
+    Attributes:
+        name: Of the module that owns the parameters.
+        gradient: Euclidean norm of the gradient, before clipping.
+        update: Euclidean norm of the change of the parameters.
+        weight: Euclidean norm of the parameters before it.
+        zeros: Share of the gradient's elements that are exactly 0.
+        not_finite: Share of the gradient's elements that are NaN or infinite.
+    """
+
+    name: str
+    gradient: Finite
+    update: Finite
+    weight: Finite
+    zeros: float
+    not_finite: float
+
+
+class HealthMoment(_Record):
+    """The gradients of a run at one step.
+
+    Attributes:
+        step: Counted from 1.
+        layers: In the model's order.
+        noise_scale: The batch size at which noise and gradient are equally large, from this step's halves or micro-batches; None where it cannot be measured.
+        problems: What is wrong, by layer: a sentence with the remedy.
+    """
+
+    step: int
+    layers: tuple[LayerHealth, ...]
+    noise_scale: Finite = None
+    problems: dict[str, str] = {}
+
+
+class TrainingDetails(_Record):
+    """What a record keeps of a run that learned from batches, or of a full-batch method under training techniques.
+
+    Attributes:
+        techniques: Schedule, warm-up, clipping, accumulation, momentum, weight decay (and which kind), batch: everything the run was asked for.
+        samples: Training samples seen, repetitions counted.
+        clipped_steps: Steps whose gradient (or step length) was clipped.
+        skipped_steps: Steps that the method skipped because a gradient was not finite.
+        first_layer_learned_at: First step at which the first layer had moved by more than one percent of its norm; None when it never did.
+        state_numbers: Numbers that the optimizer keeps between steps, over the number of parameters.
+        step_share: Seconds in ``optimizer.step`` over the seconds of all forward and backward passes.
+        health: Gradients through the run, when they were asked for.
+    """
+
+    techniques: dict[str, Setting]
+    samples: int
+    clipped_steps: int = 0
+    skipped_steps: int = 0
+    first_layer_learned_at: int | None = None
+    state_numbers: Finite = None
+    step_share: Finite = None
+    health: tuple[HealthMoment, ...] = ()
 
 
 class Machine(_Record):
@@ -96,6 +162,7 @@ class RunRecord(_Record):
         trace: The run at about geometrically spaced moments, the start first and the end last.
         versions: Versions by package.
         machine: What it ran on.
+        training: What is kept of a run under training techniques; None for a plain full-batch run.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -122,6 +189,7 @@ class RunRecord(_Record):
     trace: tuple[TracePoint, ...]
     versions: dict[str, str]
     machine: Machine
+    training: TrainingDetails | None = None
 
     @property
     def key(self) -> str:
