@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: race test check bench peers clean
+.PHONY: race test check bench peers fashion clean
 
 race: .venv/ready
 	$(BIN)/secant race burgers --compile
@@ -24,6 +24,18 @@ bench: peers
 peers: .venv/ready
 	$(PIP) install --quiet -c constraints.txt -e '.[peers]'
 	$(PIP) install --quiet --no-deps -c constraints.txt curvlinops-for-pytorch backpack-for-pytorch einconv einops linear_operator unfoldNd opt_einsum jaxtyping tqdm
+
+# Elsewhere the four files may come from anywhere: what is in them is checked when they are read.
+FASHION := /usr/share/datasets/fashion-mnist
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+fashion:
+	@if [ -d $(FASHION) ]; then echo "Fashion-MNIST is in $(FASHION)."; \
+	elif command -v apt-get >/dev/null; then \
+		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends dataset-fashion-mnist; \
+	else \
+		echo "error: Fashion-MNIST is installed by apt, which is not here." >&2; \
+		echo "hint: put its four *-ubyte.gz files into a folder and set SECANT_FASHION_MNIST to it" >&2; exit 1; \
+	fi
 
 # torch first and by its exact version, so that nothing else pulls in another build.
 .venv/ready: pyproject.toml constraints.txt

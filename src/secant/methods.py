@@ -35,6 +35,7 @@ class _Broyden(CurvatureOptimizer[Curvature]):
         maximize: bool = False,
         iterations_per_step: int = 1,
         gradient_tolerance: float = 0.0,
+        max_step_length: float | None = None,
         callback: Callback | None = None,
         process_group: dist.ProcessGroup | None = None,
         reduction: str = "mean",
@@ -48,6 +49,7 @@ class _Broyden(CurvatureOptimizer[Curvature]):
             maximize=maximize,
             iterations_per_step=iterations_per_step,
             gradient_tolerance=gradient_tolerance,
+            max_step_length=max_step_length,
             callback=callback,
             process_group=process_group,
             reduction=reduction,
@@ -146,6 +148,7 @@ class Broyden(CurvatureOptimizer[Curvature]):
         maximize: Maximize instead.
         iterations_per_step: Iterations in one call of ``step``.
         gradient_tolerance: Relative to the first gradient.
+        max_step_length: Largest distance an iteration may move the parameters.
         callback: Called after each iteration.
         process_group: Ranks to reduce over.
         reduction: ``"mean"`` or ``"sum"``.
@@ -166,6 +169,7 @@ class Broyden(CurvatureOptimizer[Curvature]):
         maximize: bool = False,
         iterations_per_step: int = 1,
         gradient_tolerance: float = 0.0,
+        max_step_length: float | None = None,
         callback: Callback | None = None,
         process_group: dist.ProcessGroup | None = None,
         reduction: str = "mean",
@@ -181,6 +185,7 @@ class Broyden(CurvatureOptimizer[Curvature]):
             maximize=maximize,
             iterations_per_step=iterations_per_step,
             gradient_tolerance=gradient_tolerance,
+            max_step_length=max_step_length,
             callback=callback,
             process_group=process_group,
             reduction=reduction,
@@ -202,6 +207,7 @@ class SR1(CurvatureOptimizer[Curvature]):
         maximize: Maximize instead.
         iterations_per_step: Iterations in one call of ``step``.
         gradient_tolerance: Relative to the first gradient.
+        max_step_length: Largest distance an iteration may move the parameters.
         callback: Called after each iteration.
         process_group: Ranks to reduce over.
         reduction: ``"mean"`` or ``"sum"``.
@@ -221,6 +227,7 @@ class SR1(CurvatureOptimizer[Curvature]):
         maximize: bool = False,
         iterations_per_step: int = 1,
         gradient_tolerance: float = 0.0,
+        max_step_length: float | None = None,
         callback: Callback | None = None,
         process_group: dist.ProcessGroup | None = None,
         reduction: str = "mean",
@@ -236,6 +243,7 @@ class SR1(CurvatureOptimizer[Curvature]):
             maximize=maximize,
             iterations_per_step=iterations_per_step,
             gradient_tolerance=gradient_tolerance,
+            max_step_length=max_step_length,
             callback=callback,
             process_group=process_group,
             reduction=reduction,

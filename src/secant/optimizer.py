@@ -77,6 +77,8 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         maximize: Maximize instead of minimizing.
         iterations_per_step: Iterations in one call of ``step``.
         gradient_tolerance: ``max |grad|`` relative to the first one at which the outcome is ``CONVERGED``; 0 goes on to the rounding floor.
+        max_step_length: Largest Euclidean distance between the parameters before and after an iteration, of the trials too; None sets no limit. What clipping
+            is to a first-order method: it keeps one bad direction from throwing the parameters far away.
         callback: Called with an :class:`Iteration` after each; raising ``StopIteration`` stops.
         process_group: Ranks over which loss and gradient are reduced; None communicates nothing.
         reduction: ``"mean"`` or ``"sum"`` over the ranks.
@@ -98,12 +100,13 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         maximize: bool = False,
         iterations_per_step: int = 1,
         gradient_tolerance: float = 0.0,
+        max_step_length: float | None = None,
         callback: Callback | None = None,
         process_group: dist.ProcessGroup | None = None,
         reduction: str = "mean",
     ) -> None:
         _check_group(lr, weight_decay)
-        _check_options(iterations_per_step, gradient_tolerance)
+        _check_options(iterations_per_step, gradient_tolerance, max_step_length)
         if not isinstance(globalization, Globalization):
             name = getattr(globalization, "__name__", type(globalization).__name__)
             raise TypeError(f"Expected a globalization such as HagerZhang(), got {name}. If that is the class, build it: {name}().")
@@ -119,6 +122,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         self._globalization.forget()
         self._iterations_per_step = iterations_per_step
         self._gradient_tolerance = gradient_tolerance
+        self._longest = math.inf if max_step_length is None else max_step_length
         self._callback = callback
         self._objective_options = {"maximize": maximize, "process_group": process_group, "reduction": reduction}
         self._progress = Progress()
@@ -324,13 +328,13 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
     def _advance(self, objective: Objective, start: Point, lr: float) -> Step:
         """Correct, then step; once more from a fresh curvature where the corrected one leads nowhere."""
         self.correction = self._correct(objective, start)
-        step = self._globalization.advance(objective, start, self._curvature, lr)
+        step = self._globalization.advance(objective, start, self._curvature, lr, self._longest)
         reason = self._reason_to_reset(step)
         if reason is None:
             return step
         self._forget_curvature(reason)
         self.correction = self._correct(objective, start)
-        step = self._globalization.advance(objective, start, self._curvature, lr)
+        step = self._globalization.advance(objective, start, self._curvature, lr, self._longest)
         return replace(step, outcome=Outcome.STUCK) if step.outcome in (Outcome.NO_DECREASE, Outcome.NO_DESCENT) else step
 
     def _correct(self, objective: Objective, start: Point) -> Correction:
@@ -402,6 +406,7 @@ _PICKLED = frozenset(
         "_globalization",
         "_iterations_per_step",
         "_gradient_tolerance",
+        "_longest",
         "_callback",
         "_objective_options",
         "_progress",
@@ -425,8 +430,10 @@ def _check_group(lr: float | Tensor, weight_decay: float) -> None:
         raise ValueError(f"Expected 0 <= weight_decay < inf, got weight_decay={weight_decay}.")
 
 
-def _check_options(iterations_per_step: int, gradient_tolerance: float) -> None:
+def _check_options(iterations_per_step: int, gradient_tolerance: float, max_step_length: float | None) -> None:
     if iterations_per_step < 1:
         raise ValueError(f"Expected iterations_per_step >= 1, got {iterations_per_step}.")
     if not 0.0 <= gradient_tolerance < 1.0:
         raise ValueError(f"Expected 0 <= gradient_tolerance < 1 (relative to the first gradient), got {gradient_tolerance}.")
+    if max_step_length is not None and not max_step_length > 0.0:
+        raise ValueError(f"Expected max_step_length > 0, got {max_step_length}. Leave it out for steps of any length.")

@@ -51,6 +51,7 @@ class Outcome(Enum):
     APPROXIMATE_WOLFE = "Accepted: the approximate Wolfe conditions hold and the loss did not rise above its rounding."
     STRONG_WOLFE = "Accepted: the strong Wolfe conditions hold."
     ARMIJO = "Accepted: the loss decreased in proportion to the slope (Armijo)."
+    LONGEST = "Accepted: the step has the largest allowed length (max_step_length), and the loss still falls there."
     FIXED = "Accepted: a fixed step, no test was asked for."
     GAIN_RATIO = "Accepted: the loss decreased as the quadratic model predicted (gain ratio)."
     DECREASE = "Accepted: the loss decreased, but no point met the conditions of the search within its budget."
@@ -89,6 +90,7 @@ _ACCEPTED = frozenset(
         Outcome.APPROXIMATE_WOLFE,
         Outcome.STRONG_WOLFE,
         Outcome.ARMIJO,
+        Outcome.LONGEST,
         Outcome.FIXED,
         Outcome.GAIN_RATIO,
         Outcome.APPROXIMATE_GAIN,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from race.blobs import adamw, blobs
 from secant.problems import Problem
 from secant.race.budget import Budget
 from secant.race.method import Drive, Keeps, Method, Origin, Variant
@@ -31,6 +35,17 @@ def bowl(seed: int, compile_loss: bool = False) -> Problem:
         return float((x.detach() - MINIMIZER).abs().max() + (y.detach() - MINIMIZER).abs().max())
 
     return Problem(name="bowl", parameters=(x, y), loss=loss, error=error, error_name="largest distance", settings={"n": 5})
+
+
+@pytest.fixture
+def training_plan() -> Callable[..., Plan]:
+    """Makes a plan on the blobs."""
+
+    def make(*methods: Method, budget: Budget | None = None, network: Callable[[], nn.Module] | None = None, **options: Any) -> Plan:
+        source = Source("blobs", functools.partial(blobs, network=network))
+        return Plan(source, methods or (adamw(),), options.pop("seeds", (0,)), budget or Budget(steps=12), **options)
+
+    return make
 
 
 @pytest.fixture

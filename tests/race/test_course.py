@@ -10,15 +10,18 @@ from secant.problems import Problem
 from secant.race.budget import Budget, BudgetExhausted
 from secant.race.course import Course
 from secant.race.errors import UsageError
+from secant.race.gauge import read
 from secant.race.records import TracePoint
+from secant.race.tracer import Tracer
 
 
-def ignore(point: TracePoint) -> None:
+def ignore(point: TracePoint, share: float) -> None:
     """A watch for tests that look elsewhere."""
 
 
 def course_of(problem: Problem, evaluations: int = 1000, keep_best: bool = False) -> Course:
-    return Course(problem, Budget(evaluations=evaluations), keep_best=keep_best, watch=ignore)
+    tracer = Tracer(Budget(evaluations=evaluations), lambda held_out: read(problem), ignore, spacing=1.12)
+    return Course(problem, tracer, keep_best=keep_best)
 
 
 def with_backward(problem: Problem) -> Problem:
@@ -38,8 +41,8 @@ def test_each_evaluation_counts_once_and_the_measurements_count_nothing(problem:
         course.loss_and_gradient()
         course.settle()
     course.finish()
-    assert course.evaluations == 7
-    assert course.trace[-1].evaluations == 7
+    assert course.tracer.evaluations == 7
+    assert course.tracer.trace[-1].evaluations == 7
 
 
 def test_the_closure_raises_instead_of_one_evaluation_too_many(problem: Problem) -> None:
@@ -48,7 +51,7 @@ def test_the_closure_raises_instead_of_one_evaluation_too_many(problem: Problem)
     course.loss_and_gradient()
     with pytest.raises(BudgetExhausted):
         course.loss()
-    assert course.evaluations == 2
+    assert course.tracer.evaluations == 2
 
 
 def test_a_closure_that_calls_backward_gives_the_same_gradient_as_one_that_does_not(problem: Problem) -> None:
@@ -92,8 +95,8 @@ def test_a_nan_at_a_traced_moment_stops_the_run_and_is_kept_as_none(problem: Pro
     course.loss_and_gradient()
     with pytest.raises(ArithmeticError, match="not a finite number after 1 evaluations"):
         course.settle()
-    assert course.trace[-1].loss is None
-    assert course.trace[-1].error is None
+    assert course.tracer.trace[-1].loss is None
+    assert course.tracer.trace[-1].error is None
 
 
 def test_steps_that_evaluate_nothing_are_stopped(problem: Problem) -> None:
@@ -109,8 +112,8 @@ def test_the_trace_of_a_long_run_stays_short(problem: Problem) -> None:
     for _ in range(3000):
         course.loss()
         course.settle()
-    assert len(course.trace) < 150
-    assert [point.evaluations for point in course.trace] == sorted({point.evaluations for point in course.trace})
+    assert len(course.tracer.trace) < 150
+    assert [point.evaluations for point in course.tracer.trace] == sorted({point.evaluations for point in course.tracer.trace})
 
 
 def test_a_loss_without_a_graph_is_refused_with_the_remedy(problem: Problem) -> None:

@@ -14,11 +14,12 @@ from secant.race.method import Drive, Keeps, Method, Origin
 from secant.race.peers import peer_methods
 from secant.race.plan import Plan, race
 from secant.race.records import Status, TracePoint
-from secant.race.registry import all_methods
+from secant.race.registry import all_methods, methods_for
 from secant.race.runner import Run
 from secant.race.source import Source
 
-HERE = [name for name, method in all_methods().items() if method.is_installed and not method.own_process]
+FULL_BATCH = methods_for(trains=False)
+HERE = [name for name, method in FULL_BATCH.items() if method.is_installed and not method.own_process]
 
 
 @pytest.mark.parametrize("name", HERE)
@@ -33,7 +34,7 @@ def test_every_installed_method_runs_within_its_budget_and_gets_nearer(name: str
             assert record.error == record.trace[-1].error
 
 
-@pytest.mark.parametrize("name", [name for name in HERE if all_methods()[name].origin is Origin.SECANT and name not in ("dfp", "broyden")])
+@pytest.mark.parametrize("name", [name for name in HERE if FULL_BATCH[name].origin is Origin.SECANT and name not in ("dfp", "broyden")])
 def test_our_methods_reach_the_minimum_of_a_quadratic(name: str, plan: Callable[..., Plan]) -> None:
     (record,) = race(plan(name, evaluations=200))
     assert record.error is not None
@@ -139,7 +140,7 @@ def test_the_watcher_is_told_of_starts_moves_and_skips(plan: Callable[..., Plan]
         def started(self, run: Run) -> None:
             heard.append(f"start {run.label}")
 
-        def moved(self, point: TracePoint) -> None:
+        def moved(self, point: TracePoint, share: float) -> None:
             heard.append("move")
 
         def skipped(self, run: Run) -> None:
@@ -155,7 +156,7 @@ def test_each_peer_that_is_not_installed_names_its_remedy() -> None:
 
 
 def test_every_record_states_what_the_run_ends_with() -> None:
-    stated = [variant.settings["keeps"] for method in all_methods().values() for variant in method.variants]
+    stated = [variant.settings["keeps"] for forms in all_methods().values() for method in forms for variant in method.variants]
     assert set(stated) == {keeps.value for keeps in Keeps}
 
 

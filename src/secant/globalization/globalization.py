@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
+
+from torch import Tensor
 
 from secant.curvature.curvature import Curvature
 from secant.objective import Objective
@@ -23,7 +26,7 @@ class Globalization(ABC, Generic[C]):
         """The least curvature this globalization can work with, checked when the optimizer is built."""
 
     @abstractmethod
-    def advance(self, objective: Objective, point: Point, curvature: C, lr: float) -> Step:
+    def advance(self, objective: Objective, point: Point, curvature: C, lr: float, longest: float = math.inf) -> Step:
         """One step from ``point``; it evaluates trial points, and leaves it to the loop to write the kept one.
 
         Args:
@@ -31,6 +34,7 @@ class Globalization(ABC, Generic[C]):
             point: A finite point where the parameters stand.
             curvature: Corrected with everything up to ``point``.
             lr: The largest learning rate, positive: scales the first trial.
+            longest: Largest Euclidean distance of a trial from ``point``, positive.
         """
 
     @abstractmethod
@@ -44,3 +48,8 @@ class Globalization(ABC, Generic[C]):
     @abstractmethod
     def recall(self, memory: Memory) -> None:
         """Take over a saved memory."""
+
+
+def largest_multiple(objective: Objective, direction: Tensor, longest: float) -> float:
+    """The multiple of a direction whose length is ``longest``; infinite where that is."""
+    return math.inf if longest == math.inf else longest / objective.space.norm(direction)

@@ -67,8 +67,10 @@ class HagerZhang(LineSearch):
         return bracket.found, outcome
 
     def _accepts(self, line: Line, sample: Sample) -> Outcome | None:
-        if not sample.is_finite or sample.length <= 0.0 or sample.slope < self._curvature * line.origin.slope:
+        if not sample.is_finite or sample.length <= 0.0:
             return None
+        if sample.slope < self._curvature * line.origin.slope:
+            return Outcome.LONGEST if sample.length >= line.limit and self._is_low(line, sample) else None
         if sample.loss - line.origin.loss <= self._decrease * sample.length * line.origin.slope:
             return Outcome.WOLFE
         if sample.slope <= (2.0 * self._decrease - 1.0) * line.origin.slope and sample.loss <= line.origin.loss + line.rounding:
@@ -88,7 +90,7 @@ class HagerZhang(LineSearch):
                 return _Bracket(low, sample, found=sample)
             if not self._is_low(line, sample):
                 return self._tighten(line, _Bracket(low, sample))
-            low, length = sample, length * growth
+            low, length = sample, min(length * growth, line.limit)
         return None
 
     def _tighten(self, line: Line, bracket: _Bracket) -> _Bracket:

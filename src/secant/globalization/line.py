@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secant.curvature.curvature import Curvature
-from secant.globalization.globalization import Globalization, Memory
+from secant.globalization.globalization import Globalization, Memory, largest_multiple
 from secant.objective import Objective
 from secant.step import Outcome, Point, Step
 
@@ -48,13 +48,15 @@ class Line:
         direction: Shape ``(n,)``.
         slope: ``phi'(0)``, negative.
         budget: Evaluations allowed.
+        limit: Largest length allowed.
     """
 
-    def __init__(self, objective: Objective, start: Point, direction: Tensor, slope: float, budget: int) -> None:
+    def __init__(self, objective: Objective, start: Point, direction: Tensor, slope: float, budget: int, limit: float) -> None:
         self._objective = objective
         self._direction = direction
         self._budget = budget
         self._first = 0.0
+        self.limit = limit
         self.origin = Sample(0.0, start.loss, slope, start)
         self.best: Sample | None = None
         self.met_not_finite = False
@@ -115,14 +117,14 @@ class LineSearch(Globalization[Curvature]):
         """Any curvature."""
         return Curvature
 
-    def advance(self, objective: Objective, point: Point, curvature: Curvature, lr: float) -> Step:
+    def advance(self, objective: Objective, point: Point, curvature: Curvature, lr: float, longest: float = math.inf) -> Step:
         """One search along ``-H g``; see :class:`~secant.globalization.globalization.Globalization`."""
         direction = curvature.solve(point.grad).neg()
         slope = objective.space.dot(point.grad, direction)
         if not -math.inf < slope < 0.0:
             return Step(point, None, point, Outcome.NO_DESCENT)
-        line = Line(objective, point, direction, slope, self._budget)
-        sample, outcome = self._search(line, self._first_length(line, lr))
+        line = Line(objective, point, direction, slope, self._budget, largest_multiple(objective, direction, longest))
+        sample, outcome = self._search(line, min(self._first_length(line, lr), line.limit))
         if sample is None or not outcome.is_accepted:
             return Step(point, _lesson(line, sample), point, outcome)
         self._last_decrease = None if line.met_not_finite else point.loss - sample.loss  # cut short, it says nothing about the next one
@@ -142,7 +144,7 @@ class LineSearch(Globalization[Curvature]):
 
     @abstractmethod
     def _search(self, line: Line, first: float) -> tuple[Sample | None, Outcome]:
-        """A sample and why it was settled on; ``first`` is the length to try first."""
+        """A sample and why it was settled on; ``first`` is the length to try first, and none may exceed ``line.limit``."""
 
     def _first_length(self, line: Line, lr: float) -> float:
         if self._last_decrease is None or self._last_decrease <= line.rounding:

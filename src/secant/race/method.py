@@ -8,11 +8,18 @@ from enum import Enum
 from importlib.util import find_spec
 from typing import TypeAlias
 
+from torch import nn
+from torch.optim import Optimizer
+
 from secant.race.course import Course
 from secant.race.records import Setting
+from secant.race.techniques import Decay, Hyperparameters
 
 Drive: TypeAlias = Callable[[Course], str]
 """Runs a method on a course until it stops by itself, and returns why in one sentence. The course ends it earlier by an exception."""
+
+BuildOptimizer: TypeAlias = Callable[[nn.Module, Hyperparameters], Optimizer]
+"""Makes the optimizer of a model. It is stepped without a closure, after ``backward``."""
 
 
 class Origin(Enum):
@@ -20,6 +27,13 @@ class Origin(Enum):
 
     SECANT = "secant"
     PEER = "peer"
+
+
+class Feed(Enum):
+    """What a method is given at each step. The value is stated in the record."""
+
+    FULL_BATCH = "full batch"
+    BATCH = "batches"
 
 
 class Keeps(Enum):
@@ -31,7 +45,7 @@ class Keeps(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One member of a method's grid.
+    """One member of the grid of a method that takes the full batch.
 
     Attributes:
         label: What tells it from the others, for instance ``"lr=0.001"``; empty without a grid.
@@ -42,6 +56,23 @@ class Variant:
     label: str
     settings: Mapping[str, Setting]
     drive: Drive
+
+
+@dataclass(frozen=True, slots=True)
+class BatchVariant:
+    """One learning rate of a method that learns from batches.
+
+    Attributes:
+        label: ``"lr=0.001"``.
+        settings: Everything the method was built with, apart from the techniques of the race.
+        lr: The learning rate.
+        build: Makes the optimizer.
+    """
+
+    label: str
+    settings: Mapping[str, Setting]
+    lr: float
+    build: BuildOptimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +89,26 @@ class Method:
         remedy: The command that installs them.
         packages: Distributions whose version belongs in the record.
         own_process: Whether each run has a process of its own.
+        takes_momentum: Whether a momentum other than its own can be asked for.
+        decay: What it does with a weight decay.
     """
 
     name: str
     summary: str
     origin: Origin
-    variants: tuple[Variant, ...]
+    variants: tuple[Variant, ...] | tuple[BatchVariant, ...]
     keeps: Keeps = Keeps.LAST
     needs: tuple[str, ...] = ()
     remedy: str = ""
     packages: tuple[str, ...] = field(default=())
     own_process: bool = False
+    takes_momentum: bool = False
+    decay: Decay = Decay.NONE
+
+    @property
+    def feed(self) -> Feed:
+        """What it is given at each step."""
+        return Feed.BATCH if isinstance(self.variants[0], BatchVariant) else Feed.FULL_BATCH
 
     @property
     def is_installed(self) -> bool:

@@ -3,30 +3,83 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
+import torch
+from torch import nn
 from torch.optim import Optimizer
 
+from secant.layerwise import LAYERWISE
 from secant.methods import METHODS
+from secant.race.batch_method import batch_method
 from secant.race.course import Course
 from secant.race.method import Keeps, Method, Origin, Variant
+from secant.race.records import Setting
+from secant.race.schedules import moving_rate
+from secant.race.techniques import Decay, Hyperparameters
+
+_AT_THE_LIMIT = 1.0 - 1e-9
 
 
 def own_methods() -> list[Method]:
     """Every public optimizer of the library, built with its defaults."""
-    return [_entrant(name, optimizer) for name, optimizer in METHODS.items()]
+    return [*(_full_batch(name, optimizer) for name, optimizer in METHODS.items()), *(_layerwise(name, optimizer) for name, optimizer in LAYERWISE.items())]
 
 
-def _entrant(name: str, optimizer: type[Optimizer]) -> Method:
+def _full_batch(name: str, optimizer: type[Optimizer]) -> Method:
     def drive(course: Course) -> str:
-        running = optimizer(list(course.parameters))  # type: ignore[call-arg]
-        closure = course.loss  # one object for the whole run, so that the accepted evaluation of a step serves the next one
+        techniques = course.techniques
+        options: dict[str, Any] = {"weight_decay": techniques.weight_decay or 0.0, "max_step_length": techniques.clip_norm}
+        running: Any = optimizer(list(course.parameters), **options)
+        after_step = moving_rate(running, techniques, course.steps)
+        # One object for the whole run, so that the accepted evaluation of a step serves the next one.
+        closure = course.loss if techniques.accumulate == 1 else course.loss_and_gradient
         while True:
-            running.step(closure)  # type: ignore[arg-type]
+            after_step(running.step(closure))
+            if techniques.clip_norm is not None:
+                course.clipped_steps += _length(course, running) >= _AT_THE_LIMIT * techniques.clip_norm
             course.settle()
-            outcome = running.outcome  # type: ignore[attr-defined]
-            if outcome.stops:
-                return str(outcome.sentence)
+            if running.outcome.stops:
+                return str(running.outcome.sentence)
 
-    summary = (inspect.getdoc(optimizer) or "").partition("\n")[0].replace("``", "")
     settings = {"class": f"secant.{optimizer.__name__}", "arguments": "defaults", "keeps": Keeps.BEST.value}
-    return Method(name, summary, Origin.SECANT, (Variant("", settings, drive),), Keeps.LAST)
+    return Method(name, _summary(optimizer), Origin.SECANT, (Variant("", settings, drive),), Keeps.LAST, decay=Decay.COUPLED)
+
+
+def _length(course: Course, optimizer: Any) -> float:
+    """How far the last step moved the parameters; measured with the clock paused."""
+    step = optimizer.last_step
+    with course.tracer.clock.paused():
+        return 0.0 if step is None else float(torch.linalg.vector_norm(step.kept.x - step.start.x))
+
+
+def _layerwise(name: str, optimizer: Any) -> Method:
+    parameters = inspect.signature(optimizer).parameters
+    takes_momentum, takes_decay = "momentum" in parameters, "weight_decay" in parameters
+
+    def build(model: nn.Module, wanted: Hyperparameters) -> Optimizer:
+        options: dict[str, float] = {"lr": wanted.lr}
+        if takes_momentum and wanted.momentum is not None:
+            options["momentum"] = wanted.momentum
+        if takes_decay:
+            options["weight_decay"] = wanted.weight_decay or 0.0
+        made: Optimizer = optimizer(model, **options)
+        return made
+
+    settings: dict[str, Setting] = {"class": f"secant.{optimizer.__name__}", "arguments": "defaults"}
+    if takes_momentum:
+        settings["momentum"] = parameters["momentum"].default
+    return batch_method(
+        name,
+        _summary(optimizer),
+        Origin.SECANT,
+        build,
+        (parameters["lr"].default,),
+        settings=settings,
+        takes_momentum=takes_momentum,
+        decay=Decay.DECOUPLED if takes_decay else Decay.NONE,
+    )
+
+
+def _summary(optimizer: Any) -> str:
+    return (inspect.getdoc(optimizer) or "").partition("\n")[0].replace("``", "")

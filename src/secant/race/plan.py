@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from secant.race.budget import Budget
+from secant.race.health_log import HealthRequest
 from secant.race.isolated import run_isolated
 from secant.race.machine import limited_threads
 from secant.race.method import Method
 from secant.race.records import RunRecord, TracePoint
 from secant.race.runner import Run, run_here
+from secant.race.snapshot import Snapshot
 from secant.race.source import Source
+from secant.race.techniques import PLAIN, Techniques
 
 
 class Watcher(Protocol):
@@ -21,8 +24,8 @@ class Watcher(Protocol):
     def started(self, run: Run) -> None:
         """A run begins."""
 
-    def moved(self, point: TracePoint) -> None:
-        """The run has come this far."""
+    def moved(self, point: TracePoint, share: float) -> None:
+        """The run has come this far, and has spent this share of its budget."""
 
     def skipped(self, run: Run) -> None:
         """The run is left out, because it was finished before."""
@@ -34,7 +37,7 @@ class Silent:
     def started(self, run: Run) -> None:
         """Nothing."""
 
-    def moved(self, point: TracePoint) -> None:
+    def moved(self, point: TracePoint, share: float) -> None:
         """Nothing."""
 
     def skipped(self, run: Run) -> None:
@@ -52,6 +55,8 @@ class Plan:
         budget: The limit of each run.
         threads: Threads of torch and BLAS.
         compiled: Whether the loss is compiled, for every method alike.
+        techniques: Training techniques, for every method alike.
+        health: When to look at the gradients; None never.
     """
 
     source: Source
@@ -60,11 +65,15 @@ class Plan:
     budget: Budget
     threads: int = 1
     compiled: bool = False
+    techniques: Techniques = PLAIN
+    health: HealthRequest | None = None
 
     def runs(self, seed: int) -> list[Run]:
         """The runs from one seed."""
         return [
-            Run(self.source.name, method, variant, seed, self.budget, self.threads, self.compiled) for method in self.methods for variant in method.variants
+            Run(self.source.name, method, variant, seed, self.budget, self.threads, self.compiled, self.techniques, self.health)
+            for method in self.methods
+            for variant in method.variants
         ]
 
     @property
@@ -87,7 +96,7 @@ def race(plan: Plan, finished: Collection[str] = frozenset(), watcher: Watcher |
     with limited_threads(plan.threads):
         for seed in plan.seeds:
             problem = plan.source.build(seed, plan.compiled)
-            start = [parameter.detach().clone() for parameter in problem.parameters]
+            start = Snapshot.of(problem)
             for run in plan.runs(seed):
                 if run.key(problem) in finished:
                     watcher.skipped(run)

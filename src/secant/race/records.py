@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from enum import Enum
 from typing import Annotated, Literal, TypeAlias
 
@@ -46,8 +47,8 @@ class TracePoint(_Record):
         loss: Loss at the kept parameters; None when it is not finite.
         error: Error at the kept parameters; None when it is not finite or the problem has none.
         steps: Iterations so far; 0 in records of full-batch runs made before it was kept.
-        test_loss: Loss on held-out data; None without any.
-        accuracy: Share of the held-out samples that are classified right; None where nothing is classified.
+        test_loss: Loss on held-out data, which is measured at the first, the last and every third moment; None without any.
+        accuracy: Share of the held-out samples that are classified right, at the same moments; None where nothing is classified.
     """
 
     evaluations: int
@@ -97,16 +98,17 @@ class HealthMoment(_Record):
 
 
 class TrainingDetails(_Record):
-    """What a record keeps of a run that learned from batches, or of a full-batch method under training techniques.
+    """What a record keeps of a run on a problem with training data, or of a full-batch method under training techniques.
 
     Attributes:
-        techniques: Schedule, warm-up, clipping, accumulation, momentum, weight decay (and which kind), batch: everything the run was asked for.
+        techniques: What the method is fed, schedule, warm-up, clipping, accumulation, momentum, weight decay (and which kind), batch: everything the run was
+            asked for.
         samples: Training samples seen, repetitions counted.
         clipped_steps: Steps whose gradient (or step length) was clipped.
-        skipped_steps: Steps that the method skipped because a gradient was not finite.
+        skipped_steps: Steps that the method skipped because a gradient was not finite, where it counts them.
         first_layer_learned_at: First step at which the first layer had moved by more than one percent of its norm; None when it never did.
-        state_numbers: Numbers that the optimizer keeps between steps, over the number of parameters.
-        step_share: Seconds in ``optimizer.step`` over the seconds of all forward and backward passes.
+        state_numbers: Numbers that the optimizer keeps between steps, over the number of parameters; None for the full batch.
+        step_share: Seconds in ``optimizer.step`` over the seconds of all forward and backward passes; None for the full batch.
         health: Gradients through the run, when they were asked for.
     """
 
@@ -162,7 +164,7 @@ class RunRecord(_Record):
         trace: The run at about geometrically spaced moments, the start first and the end last.
         versions: Versions by package.
         machine: What it ran on.
-        training: What is kept of a run under training techniques; None for a plain full-batch run.
+        training: What is kept of a run on training data or under techniques; None for a plain full-batch run of a problem without training data.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -204,6 +206,7 @@ class RunRecord(_Record):
             seed=self.seed,
             budget=self.budget,
             threads=self.machine.threads,
+            techniques={} if self.training is None else self.training.techniques,
         )
 
 
@@ -218,7 +221,8 @@ def run_key(
     seed: int,
     budget: Budget,
     threads: int,
+    techniques: dict[str, Setting],
 ) -> str:
     """The identity of a run: same problem, method, seed, budget and settings give the same text, whatever the versions and the machine."""
     parts = [problem, sorted(problem_settings.items()), compiled, method, variant, sorted(method_settings.items()), seed]
-    return json.dumps([*parts, budget.seconds, budget.evaluations, threads])
+    return json.dumps([*parts, sorted(asdict(budget).items()), threads, sorted(techniques.items())])

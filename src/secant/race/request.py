@@ -2,26 +2,91 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import torch
+
+from secant.problems import DataError, Problem, Training
+from secant.race.batch_method import with_rates
 from secant.race.budget import Budget
-from secant.race.errors import UsageError
-from secant.race.method import Method
+from secant.race.errors import UsageError, unknown_name
+from secant.race.health_log import HealthRequest
+from secant.race.machine import limited_threads
+from secant.race.method import Feed, Method
 from secant.race.plan import Plan
-from secant.race.registry import select_methods
-from secant.race.source import Source, find_problem
+from secant.race.registry import methods_for, select_methods
+from secant.race.source import Source, find_problem, kept_once
+from secant.race.technique_rules import refuse_misfits, with_batch_of
+from secant.race.techniques import Schedule, Techniques
 
 DEFAULT_METHODS = ("ssbroyden", "ssbfgs", "bfgs", "torch-lbfgs", "scipy-lbfgsb", "adam")
+DEFAULT_BATCH_METHODS = ("rank-one-kron", "adamw", "muon", "sgd-momentum")
+"""Those of them that are installed."""
 DEFAULT_SECONDS = 15.0
 """With the default methods, of which Adam runs three learning rates, one seed takes eight runs: two minutes."""
 
 RECORDS_FILE = "runs.jsonl"
 REPORT_FILE = "report.html"
 _RUNS = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class RaceWords:
+    """The words of the command line, unchecked; None or an empty text leaves a choice open.
+
+    Attributes:
+        problem: Its name.
+        methods: Names separated by commas.
+        seconds: Budget in CPU seconds.
+        evaluations: Budget in evaluations.
+        steps: Budget in iterations.
+        epochs: Budget in passes over the data.
+        seeds: Numbers separated by commas.
+        threads: Of torch and BLAS.
+        out: Folder.
+        compiled: Whether to compile the loss.
+        resume: Whether to leave out runs that the folder holds.
+        rates: Learning rates of the methods that learn from batches, separated by commas.
+        schedule: Name of the schedule.
+        warmup: Steps of warm-up.
+        clip_norm: Largest gradient norm or step length.
+        clip_value: Largest gradient element.
+        accumulate: Micro-batches per step.
+        momentum: Of the methods that have one.
+        weight_decay: For every method.
+        batch: Samples per micro-batch.
+        health: Whether to keep the gradients of some steps.
+        health_every: Steps between two of them.
+    """
+
+    problem: str
+    methods: str = ""
+    seconds: float | None = None
+    evaluations: int | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    seeds: str = "0"
+    threads: int = 1
+    out: str = ""
+    compiled: bool = False
+    resume: bool = False
+    rates: str = ""
+    schedule: str = Schedule.CONSTANT.value
+    warmup: int = 0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    accumulate: int = 1
+    momentum: float | None = None
+    weight_decay: float | None = None
+    batch: int | None = None
+    health: bool = False
+    health_every: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,46 +97,119 @@ class RaceRequest:
         plan: What to run.
         folder: Where records and report go.
         resume: Whether runs that the folder holds are left out.
+        trains: Whether the problem has training data.
     """
 
     plan: Plan
     folder: Path
     resume: bool
+    trains: bool
 
     @classmethod
-    def parse(
-        cls,
-        problem: str,
-        methods: str,
-        seconds: float | None,
-        evaluations: int | None,
-        seeds: str,
-        threads: int,
-        out: str,
-        compiled: bool,
-        resume: bool,
-    ) -> RaceRequest:
-        """The request from the words of the command line.
+    def parse(cls, words: RaceWords) -> RaceRequest:
+        """The request from the words of the command line. The problem is built for its first seed, and that one is raced.
 
         Raises:
-            UsageError: If a word makes no sense, a name is unknown, or the folder holds another race and ``resume`` is off.
+            UsageError: If a word makes no sense, a name is unknown, a technique does not go with a method, or the folder holds another race and ``resume``
+                is off.
         """
-        plan = Plan(
-            source=find_problem(problem),
-            methods=_methods(methods),
-            seeds=parse_seeds(seeds),
-            budget=_budget(seconds, evaluations),
-            threads=parse_threads(threads),
-            compiled=compiled,
-        )
-        folder = Path(out) if out else _default_folder(plan.source, resume)
-        if not resume and (folder / RECORDS_FILE).exists():
+        source, seeds, threads = find_problem(words.problem), parse_seeds(words.seeds), parse_threads(words.threads)
+        given, techniques, rates, health = _given_budget(words), _techniques(words), _rates(words.rates), _health(words)
+        if words.methods:
+            select_methods(_names(words.methods), trains=True)  # an unknown name is told before the problem is built
+        folder = Path(words.out) if words.out else _default_folder(source, words.resume)
+        if not words.resume and (folder / RECORDS_FILE).exists():
             raise UsageError(f"The folder {folder} already holds a race.", "add --resume to go on with it, or name another folder with --out")
-        return cls(plan, folder, resume)
+        problem = _built(source, seeds[0], threads, words.compiled)
+        methods = _with_rates(_methods(words.methods, problem), rates)
+        budget = given or _own_budget(methods, problem.training)
+        _refuse(methods, techniques, budget, problem, health)
+        plan = Plan(
+            source=kept_once(source, seeds[0], words.compiled, problem),
+            methods=methods,
+            seeds=seeds,
+            budget=budget,
+            threads=threads,
+            compiled=words.compiled,
+            techniques=with_batch_of(techniques, problem.training),
+            health=health,
+        )
+        return cls(plan, folder, words.resume, problem.training is not None)
 
 
-def _methods(words: str) -> tuple[Method, ...]:
-    return tuple(select_methods([word.strip() for word in words.split(",") if word.strip()]))
+def _built(source: Source, seed: int, threads: int, compiled: bool) -> Problem:
+    try:
+        with limited_threads(threads):
+            return source.build(seed, compiled)
+    except DataError as error:
+        raise UsageError(error.message, error.remedy) from error
+
+
+def _names(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
+def _methods(words: str, problem: Problem) -> tuple[Method, ...]:
+    """The named methods, or the default ones: of float64 parameters those that take the full batch, of narrower ones with training data the others."""
+    trains = problem.training is not None
+    if words:
+        return tuple(select_methods(_names(words), trains=trains))
+    if not trains or problem.parameters[0].dtype == torch.float64:
+        return tuple(select_methods(DEFAULT_METHODS, trains=trains))
+    possible = methods_for(trains=trains)
+    return tuple(select_methods([name for name in DEFAULT_BATCH_METHODS if name in possible and possible[name].is_installed], trains=trains))
+
+
+def _rates(words: str) -> tuple[float, ...]:
+    try:
+        rates = [float(word) for word in _names(words)]
+    except ValueError as error:
+        raise UsageError(f"--lr needs numbers separated by commas, got {words!r}.", "for instance --lr 1e-3,1e-2") from error
+    if any(not 0.0 < rate < math.inf for rate in rates):
+        raise UsageError(f"--lr needs positive numbers, got {words!r}.", "for instance --lr 1e-3,1e-2")
+    return tuple(dict.fromkeys(rates))
+
+
+def _with_rates(methods: Sequence[Method], rates: tuple[float, ...]) -> tuple[Method, ...]:
+    if not rates:
+        return tuple(methods)
+    if all(method.feed is Feed.FULL_BATCH for method in methods):
+        raise UsageError("--lr was given, but none of the methods learns from batches.", "methods that take the full batch have their own rates")
+    return tuple(with_rates(method, rates) for method in methods)
+
+
+def _techniques(words: RaceWords) -> Techniques:
+    names = [schedule.value for schedule in Schedule]
+    if words.schedule not in names:
+        raise unknown_name("schedule", words.schedule, names, "secant race --help")
+    try:
+        return Techniques(
+            schedule=Schedule(words.schedule),
+            warmup=words.warmup,
+            clip_norm=words.clip_norm,
+            clip_value=words.clip_value,
+            accumulate=words.accumulate,
+            momentum=words.momentum,
+            weight_decay=words.weight_decay,
+            batch=words.batch,
+        )
+    except ValueError as error:
+        raise UsageError(str(error), "`secant race --help` says what each option means") from error
+
+
+def _health(words: RaceWords) -> HealthRequest | None:
+    try:
+        return HealthRequest(words.health_every) if words.health or words.health_every is not None else None
+    except ValueError as error:
+        raise UsageError(str(error), "--health alone looks at about 20 moments") from error
+
+
+def _refuse(methods: Sequence[Method], techniques: Techniques, budget: Budget, problem: Problem, health: HealthRequest | None) -> None:
+    training = problem.training
+    samples = None if training is None else len(training.inputs)
+    refuse_misfits(methods, techniques, budget, samples=samples, batch=with_batch_of(techniques, training).batch)
+    if health is not None and training is None:
+        raise UsageError("--health names layers, and this problem has no model to take them from.", "choose a problem with training data, such as mnist-mlp")
 
 
 def parse_seeds(words: str) -> tuple[int, ...]:
@@ -89,13 +227,25 @@ def parse_seeds(words: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
-def _budget(seconds: float | None, evaluations: int | None) -> Budget:
-    if seconds is not None and evaluations is not None:
-        raise UsageError("A race has one budget: --seconds or --evaluations.", "leave one of them out")
+def _given_budget(words: RaceWords) -> Budget | None:
+    """The budget that the user gave; None for the default one."""
+    limits = {"seconds": words.seconds, "evaluations": words.evaluations, "steps": words.steps, "epochs": words.epochs}
+    given = [f"--{name}" for name, limit in limits.items() if limit is not None]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise UsageError(f"A race has one budget, got {' and '.join(given)}.", "keep one of them")
     try:
-        return Budget(DEFAULT_SECONDS if seconds is None and evaluations is None else seconds, evaluations)
+        return Budget(words.seconds, words.evaluations, words.steps, words.epochs)
     except ValueError as error:
-        raise UsageError(str(error), "for instance --seconds 15 or --evaluations 2000") from error
+        raise UsageError(str(error), "for instance --seconds 15, --evaluations 2000, --steps 500 or --epochs 3") from error
+
+
+def _own_budget(methods: Sequence[Method], training: Training | None) -> Budget:
+    """The problem's own number of steps where every method learns from batches; seconds where methods differ in what a step is."""
+    if training is not None and all(method.feed is Feed.BATCH for method in methods):
+        return Budget(steps=training.steps)
+    return Budget(seconds=DEFAULT_SECONDS)
 
 
 def parse_threads(threads: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from secant.problems import PROBLEMS, Problem
+from secant.problems.minibatch import compile_model
 from secant.race.errors import UsageError, unknown_name
 
 
@@ -57,17 +59,24 @@ def _own(name: str) -> Source:
         problem = _as_problem(name, function(**{key: value for key, value in offered.items() if key in accepted}))
         if not compile_loss or "compile" in accepted:
             return problem
-        return Problem(
-            name=problem.name,
-            parameters=problem.parameters,
-            loss=torch.compile(problem.loss),
-            error=problem.error,
-            error_name=problem.error_name,
-            settings=problem.settings,
-            reference=problem.reference,
-        )
+        if problem.training is None:
+            return dataclasses.replace(problem, loss=torch.compile(problem.loss))
+        compile_model(problem.training)
+        return problem
 
     return Source(name, build)
+
+
+def kept_once(source: Source, seed: int, compile_loss: bool, problem: Problem) -> Source:
+    """The same source, which hands out a problem that was built already when it is first asked for that seed."""
+    ready = [problem]
+
+    def build(wanted_seed: int, wanted_compiled: bool) -> Problem:
+        if ready and (wanted_seed, wanted_compiled) == (seed, compile_loss):
+            return ready.pop()
+        return source.build(wanted_seed, wanted_compiled)
+
+    return Source(source.name, build)
 
 
 def load_function(name: str) -> Callable[..., Any]:

@@ -31,6 +31,9 @@ class Standing:
         others: The standings of the other members, best first.
         score: The error at the end, or the loss when the problem has no error.
         loss: The loss at the end.
+        test_loss: The loss on held-out data at the end; infinite without any.
+        accuracy: Share of the held-out samples classified right at the end; infinite where nothing is classified.
+        steps: Iterations.
         evaluations: Losses with gradients.
         cpu_seconds: Process CPU seconds.
         wall_seconds: Wall-clock seconds.
@@ -43,6 +46,9 @@ class Standing:
     others: tuple[Standing, ...]
     score: Spread
     loss: Spread
+    test_loss: Spread
+    accuracy: Spread
+    steps: float
     evaluations: float
     cpu_seconds: float
     wall_seconds: float
@@ -91,6 +97,9 @@ def _standing(runs: Sequence[RunRecord], others: tuple[Standing, ...]) -> Standi
         others=others,
         score=spread_of(score(run) for run in runs),
         loss=spread_of(run.loss for run in runs),
+        test_loss=spread_of(run.trace[-1].test_loss if run.trace else None for run in runs),
+        accuracy=spread_of(run.trace[-1].accuracy if run.trace else None for run in runs),
+        steps=median(lambda run: run.steps),
         evaluations=median(lambda run: run.evaluations),
         cpu_seconds=median(lambda run: run.cpu_seconds),
         wall_seconds=median(lambda run: run.wall_seconds),

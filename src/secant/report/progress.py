@@ -14,6 +14,7 @@ from secant.progress import ProgressLine, terminal_line
 from secant.race.records import RunRecord, Status, TracePoint
 from secant.race.runner import Run
 from secant.report.numbers import count, duration, magnitude
+from secant.report.table import percent
 
 
 @final
@@ -48,11 +49,10 @@ class ProgressLines:
         self._run = run
         self._bar.update(self._task, completed=0.0, description=f"{self._number}/{self._total} {run.label}", state="", refresh=self._console.is_terminal)
 
-    def moved(self, point: TracePoint) -> None:
+    def moved(self, point: TracePoint, share: float) -> None:
         """Move the bar to the spent share of the budget."""
         if self._run is None or not self._console.is_terminal:
             return
-        share = self._run.budget.fraction(point.evaluations, point.cpu_seconds)
         what = f"error {magnitude(point.error)}" if point.error is not None else f"loss {magnitude(point.loss)}"
         state = f"{what}, {count(point.evaluations)} evaluations, {duration(point.cpu_seconds)}"
         self._bar.update(self._task, completed=share, state=state, refresh=True)
@@ -69,6 +69,10 @@ class ProgressLines:
             self._console.print(f"{label}: failed. {record.outcome}", markup=False, soft_wrap=True)
             return
         measure = f"error {magnitude(record.error)}" if record.error_name else f"loss {magnitude(record.loss)}"
+        if record.trace and record.trace[-1].test_loss is not None:
+            measure += f", test loss {magnitude(record.trace[-1].test_loss)}"
+        if record.trace and record.trace[-1].accuracy is not None:
+            measure += f", accuracy {percent(record.trace[-1].accuracy)}"
         spent = f"{count(record.evaluations)} evaluations, {duration(record.cpu_seconds)} CPU"
         self._console.print(f"{label}: {measure} ({spent})", markup=False, soft_wrap=True)
 

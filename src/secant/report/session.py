@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 from secant.race.ledger import append_record, finished_keys, read_records
 from secant.race.plan import race
-from secant.race.records import RunRecord
+from secant.race.records import RunRecord, Status
+from secant.race.registry import methods_for
 from secant.race.request import RECORDS_FILE, REPORT_FILE, RaceRequest
 from secant.race.standings import Spread, standings
+from secant.race.technique_rules import recorded
 from secant.report.page import write_report
 from secant.report.progress import ProgressLines
-from secant.report.table import HEADINGS, NUMERIC_COLUMNS, row, text_table
+from secant.report.table import results, text_table
 
 _INTERRUPTED = 130
 
@@ -32,13 +34,14 @@ def run_race(request: RaceRequest, *, as_json: bool) -> int:
     """
     request.folder.mkdir(parents=True, exist_ok=True)
     file = request.folder / RECORDS_FILE
-    kept = _comparable(read_records(file), request)
+    earlier = _of_one_problem(read_records(file), request)
+    kept = [record for record in earlier if _has_techniques(record, request)]
     interrupted = _run(request, kept)
     _say_where(request, kept, interrupted)
     if not kept:
         return _INTERRUPTED if interrupted else 1
-    write_report(kept, request.folder / REPORT_FILE)
-    table = _as_json(kept) if as_json else text_table(HEADINGS, [row(place) for place in standings(kept)], NUMERIC_COLUMNS)
+    write_report(kept, request.folder / REPORT_FILE, [record for record in earlier if record not in kept])
+    table = _as_json(kept) if as_json else text_table(*results(standings(kept)))
     sys.stdout.write(table + "\n")
     if interrupted:
         return _INTERRUPTED
@@ -46,11 +49,24 @@ def run_race(request: RaceRequest, *, as_json: bool) -> int:
 
 
 def _comparable(records: Sequence[RunRecord], request: RaceRequest) -> list[RunRecord]:
-    """The earlier runs that belong in the same table: same problem, budget, threads and compilation, the newest of each method and seed."""
+    """The earlier runs that belong in the same table, the newest of each method and seed.
+
+    They have the same problem, budget, threads, compilation and techniques, and the gradients of their layers where those are asked for.
+    """
     plan = request.plan
     asked = (plan.source.name, plan.budget, plan.threads, plan.compiled)
     matching = [record for record in records if (record.problem, record.budget, record.machine.threads, record.compiled) == asked]
+    matching = [record for record in matching if _has_techniques(record, request)]
     return list({(record.method, record.variant, record.seed): record for record in matching}.values())
+
+
+def _has_techniques(record: RunRecord, request: RaceRequest) -> bool:
+    method = methods_for(trains=request.trains).get(record.method)
+    if method is None:
+        return False
+    found = {} if record.training is None else record.training.techniques
+    is_looked_at = record.status is Status.FAILED or (record.training is not None and bool(record.training.health))
+    return found == recorded(method, request.plan.techniques, trains=request.trains) and (request.plan.health is None or is_looked_at)
 
 
 def _run(request: RaceRequest, kept: list[RunRecord]) -> bool:
@@ -82,6 +98,9 @@ def _as_json(records: Sequence[RunRecord]) -> str:
             "variant": place.variant,
             "score": _spread_as_json(place.score),
             "loss": _spread_as_json(place.loss),
+            "test_loss": _spread_as_json(place.test_loss),
+            "accuracy": _spread_as_json(place.accuracy),
+            "steps": place.steps,
             "evaluations": place.evaluations,
             "cpu_seconds": place.cpu_seconds,
             "wall_seconds": place.wall_seconds,

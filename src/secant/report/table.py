@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from secant.race.records import Status
 from secant.race.standings import Spread, Standing
-from secant.report.numbers import count, duration, magnitude
+from secant.report.numbers import NOTHING, count, duration, magnitude
 
 HEADINGS = ("method", "error", "loss", "evaluations", "CPU time", "wall time", "ended because")
 NUMERIC_COLUMNS = (1, 2, 3, 4, 5)
@@ -26,6 +27,23 @@ def row(place: Standing) -> tuple[str, ...]:
     )
 
 
+def results(places: Sequence[Standing]) -> tuple[tuple[str, ...], list[tuple[str, ...]], tuple[int, ...]]:
+    """Headings, rows and the numbers of the columns that hold numbers; with test loss, accuracy and steps where there is held-out data."""
+    if not any(math.isfinite(place.test_loss.lowest) for place in places):
+        return HEADINGS, [row(place) for place in places], NUMERIC_COLUMNS
+    headings = (*HEADINGS[:3], "test loss", "accuracy", "steps", *HEADINGS[3:])
+    rows = []
+    for place in places:
+        cells = row(place)
+        rows.append((*cells[:3], spread_text(place.test_loss), accuracy_text(place.accuracy), count(place.steps), *cells[3:]))
+    shown = [column for column in range(len(headings)) if headings[column] not in _OPTIONAL or any(cells[column] != NOTHING for cells in rows)]
+    kept = tuple(headings[column] for column in shown)
+    return kept, [tuple(cells[column] for column in shown) for cells in rows], tuple(range(1, len(kept) - 1))
+
+
+_OPTIONAL = frozenset({"error", "accuracy"})
+
+
 def _ending(place: Standing) -> str:
     """``budget`` in one word, everything else with its reason."""
     if all(run.status is Status.BUDGET for run in place.runs):
@@ -41,6 +59,19 @@ def spread_text(spread: Spread) -> str:
     """The median, with the range where there is one."""
     median = magnitude(spread.median)
     return median if spread.lowest == spread.highest else f"{median} ({magnitude(spread.lowest)} to {magnitude(spread.highest)})"
+
+
+def accuracy_text(spread: Spread) -> str:
+    """The median in percent, with the range where there is one; a dash where nothing is classified."""
+    if not math.isfinite(spread.median):
+        return NOTHING
+    median = percent(spread.median)
+    return median if spread.lowest == spread.highest else f"{median} ({percent(spread.lowest)} to {percent(spread.highest)})"
+
+
+def percent(share: float) -> str:
+    """``93.1 %``."""
+    return f"{100 * share:.1f} %"
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
