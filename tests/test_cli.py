@@ -81,6 +81,12 @@ def in_float32(seed):
 def without_files(seed):
     from secant.problems import DataError
     raise DataError("The files are not there.", "Fetch them.")
+
+def without_files_at_seed_one(seed):
+    from secant.problems import DataError
+    if seed == 1:
+        raise DataError("The files are gone.", "Fetch them again.")
+    return trained(seed)
 """
 
 
@@ -347,6 +353,112 @@ def test_bad_usage_of_training_exits_2_with_the_reason(
     assert "\nhint: " in captured.err
     assert captured.out == ""
     assert not (folder / "out").exists()
+
+
+@pytest.mark.usefixtures("batch_methods")
+@pytest.mark.parametrize(("technique", "settings"), [("schedule", 5), ("clip", 5), ("accumulate", 4), ("momentum", 5), ("lr", 9)])
+def test_a_comparison_ends_with_one_sentence(technique: str, settings: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--compare", technique, "--steps", "8", "--seeds", "0,1", methods="test-sgd") == 0
+    captured = capsys.readouterr()
+    rows, _, sentence = captured.out.rstrip("\n").rpartition("\n\n")
+    assert rows.startswith("setting")
+    assert len(rows.splitlines()) == 2 + settings
+    assert rows.count(" * ") == 1
+    assert "for test-sgd on problems_of_a_user:trained: training loss" in sentence
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert len(lines(folder)) == 2 * settings
+    assert f"{2 * settings}/{2 * settings} test-sgd" in captured.err
+    page = (folder / "out" / "report.html").read_text()
+    assert sentence.split(";")[0].split(":")[0] in page
+    assert ('aria-label="training loss at the end against learning rate"' in page) == (technique == "lr")
+
+
+@pytest.mark.usefixtures("batch_methods")
+def test_a_comparison_resumes_and_leaves_plain_runs_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--steps", "4", methods="test-sgd,test-adamw") == 0
+    capsys.readouterr()
+    assert train("--compare", "clip", "--steps", "4", "--resume", "--json", methods="test-sgd") == 0
+    document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    names = [setting["name"] for setting in document["comparison"]["settings"]]
+    assert names[0] == "no clipping"
+    assert document["comparison"]["best"] in names
+    assert {run["method"] for run in document["runs"]} == {"test-sgd"}
+    before = lines(folder)
+    assert len(before) == 2 + 4
+    assert train("--compare", "clip", "--steps", "4", "--resume", methods="test-sgd") == 0
+    assert lines(folder) == before
+    assert "no clipping seed 0: finished before" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("batch_methods")
+def test_tuning_runs_the_grid_on_one_seed_and_resumes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--tune", "--lr", "0.001,0.01,0.1", "--steps", "6", "--seeds", "0,1,2")
+    assert train(*words) == 0
+    captured = capsys.readouterr()
+    assert "Tuned test-adamw on seed 0: lr=" in captured.out
+    assert "10/10 test-sgd" in captured.err
+    assert not [line for line in captured.err.splitlines() if line.startswith("[")]
+    assert len(lines(folder)) == 10
+    assert {run["tuning"]["seed"] for run in map(json.loads, lines(folder))} == {0}
+    assert (folder / "out" / "study.db").exists()
+    assert "<h2>Tuning</h2>" in (folder / "out" / "report.html").read_text()
+    assert train(*words, "--resume") == 0
+    assert len(lines(folder)) == 10
+    assert capsys.readouterr().err.count("finished before") == 10
+
+
+@pytest.mark.usefixtures("batch_methods")
+def test_a_failed_start_is_no_result(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*given: object, **named: object) -> None:
+        raise TypeError("an option is missing")
+
+    monkeypatch.setattr("torch.optim.AdamW", broken)
+    assert train("--compare", "clip", "--steps", "4", methods="test-adamw") == 1
+    assert capsys.readouterr().out.endswith("Under every setting of clip, most runs of test-adamw failed.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "methods", "message"),
+    [
+        (["--compare", "clip"], "test-adamw,test-sgd", "--compare runs one method under every setting, got 2: test-adamw, test-sgd"),
+        (["--compare", "momentum"], "test-adamw", "--compare momentum is not for test-adamw"),
+        (["--compare", "momentum"], "ssbroyden", "its direction comes from curvature"),
+        (["--compare", "lr"], "ssbroyden", "--compare lr is not for ssbroyden"),
+        (["--compare", "lr", "--lr", "0.1,0.2"], "test-adamw", "--compare lr has a grid of its own"),
+        (["--compare", "batch"], "test-adamw", "needs one of schedule, clip, accumulate, momentum, lr, got 'batch'"),
+        (["--compare", "clip", "--clip-norm", "1"], "test-adamw", "--compare clip sets --clip-norm itself"),
+        (["--compare", "schedule", "--seconds", "1"], "test-adamw", "needs the length of the run"),
+        (["--compare", "accumulate", "--seconds", "1"], "test-adamw", "at equal samples"),
+        (["--compare", "lr", "--tune"], "test-adamw", "--compare and --tune are two races"),
+        (["--tune"], "test-adamw", "none of the methods has one"),
+    ],
+)
+@pytest.mark.usefixtures("batch_methods")
+def test_a_comparison_or_tuning_that_makes_no_sense_exits_2_with_the_reason(
+    words: list[str], methods: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(*words, methods=methods) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "\nhint: " in captured.err
+    assert captured.out == ""
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.usefixtures("batch_methods")
+def test_data_that_are_missing_for_a_later_seed_are_a_sentence_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--seeds", "0,1", "--steps", "2", problem="without_files_at_seed_one", methods="test-adamw") == 2
+    assert capsys.readouterr().err.endswith("error: The files are gone.\nhint: Fetch them again.\n")
+    assert len(lines(folder)) == 1
+
+
+def test_without_optuna_tuning_says_how_to_install_it(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secant.race.registry.peer_methods", lambda: [adamw(0.1, 0.01)])
+    monkeypatch.delitem(sys.modules, "secant.race.tuning", raising=False)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert train("--tune", "--steps", "2", methods="test-adamw") == 2
+    assert 'optuna, which is not installed.\nhint: pip install "secant[race]"' in capsys.readouterr().err
 
 
 def test_the_problem_of_the_first_seed_is_built_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,3 +105,19 @@ def test_digits_are_learned_by_mini_batches(example: ModuleType, capsys: pytest.
     assert result.test_accuracy[-1] >= 0.92
     assert result.train_loss[-1] < 0.03 < 0.5 < result.train_loss[0]
     assert "test accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@of("fine_tuning")
+def test_fine_tuning_learns_the_new_text_and_resumes_exactly(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    result = example.main()
+    assert result.resumed_exactly
+    assert result.pretrained.bible < 2.4  # guessing is log 128 = 4.85
+    assert result.pretrained.manual > 4.0
+    assert result.full.manual < result.lora.manual < result.pretrained.manual - 1.0
+    assert result.full.manual < 2.6
+    assert result.full.bible > result.pretrained.bible  # what was learned first is forgotten
+    assert result.trained == (421_376, 32_768)
+    printed = capsys.readouterr()
+    assert "bit for bit" in printed.out
+    assert "step 60 of 60" in printed.err

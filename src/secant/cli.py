@@ -68,12 +68,15 @@ def _complain(message: str, hint: str) -> int:
 def _race_command(application: "typer.Typer") -> None:
     import typer
 
+    from secant.race.comparison import Compared
     from secant.race.request import DEFAULT_BATCH_METHODS, DEFAULT_METHODS, RaceRequest, RaceWords
     from secant.race.techniques import Schedule
 
     default_methods = f"{','.join(DEFAULT_METHODS)}; where batches train a model narrower than float64: {','.join(DEFAULT_BATCH_METHODS)}"
     schedules = ", ".join(schedule.value for schedule in Schedule)
-    techniques = "Training techniques"
+    compared = ", ".join(technique.value for technique in Compared)
+    tuning = "Run each grid of learning rates on the first seed only, as an Optuna study in study.db beside the records, then the best of each on all seeds."
+    techniques, studies = "Training techniques", "Comparing and tuning"
 
     @application.command()
     def race(
@@ -100,6 +103,8 @@ def _race_command(application: "typer.Typer") -> None:
         batch: Annotated[int | None, typer.Option(help="Samples per micro-batch (default: the problem's).", rich_help_panel=techniques)] = None,
         health: Annotated[bool, typer.Option("--health", help="Record the gradients of every layer at about 20 steps.", rich_help_panel=techniques)] = False,
         health_every: Annotated[int | None, typer.Option(help="The same every so many steps.", rich_help_panel=techniques)] = None,
+        compare: Annotated[str, typer.Option(help=f"One method under every setting of {compared}.", rich_help_panel=studies)] = "",
+        tune: Annotated[bool, typer.Option("--tune", help=tuning, rich_help_panel=studies)] = False,
     ) -> None:
         """Race methods on a problem: same start, same data, same budget."""
         from secant.report.session import run_race
@@ -127,6 +132,8 @@ def _race_command(application: "typer.Typer") -> None:
             batch=batch,
             health=health,
             health_every=health_every,
+            compare=compare,
+            tune=tune,
         )
         raise typer.Exit(run_race(RaceRequest.parse(words), as_json=as_json))
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from report.inspected import almost_empty, complete
-from secant.race.records import RunRecord
+from report.training import trained
+from secant.race.records import RunRecord, Status
 from secant.report.inspection_page import render as render_inspection
 from secant.report.page import render as render_race
 from secant.verdict.records import InspectionRecord, LayerFlow, Quantity
@@ -90,8 +91,13 @@ def large() -> InspectionRecord:
 @pytest.fixture
 def reports(record: Callable[..., RunRecord]) -> dict[str, str]:
     methods = [record(f"method-with-a-long-name-{index}", seed, 10.0 ** -(index % 5)) for index in range(12) for seed in (0, 1)]
+    names = tuple(f"transformer.encoder.layers.{layer}.multi_head_attention.MMMMMMMMMM" for layer in range(60))
+    reason = "ArithmeticError: The training loss was not finite at 3 measured moments in a row, the last after 1,234 steps."
+    training = [trained(f"method-with-a-long-name-{index}", seed, 10.0 ** -(index % 5), layers=names, outcome=reason) for index in range(3) for seed in (0, 1)]
+    training[-1] = training[-1].model_copy(update={"status": Status.FAILED})
     return {
         "race": render_race(methods),
+        "training": render_race(training),
         "inspection": render_inspection(complete()),
         "large": render_inspection(large()),
         "empty": render_inspection(almost_empty()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,11 +28,10 @@ def adamw_step(
     """
     if not parameters:
         return
-    is_fused = all(p.device.type in _FUSED_DEVICES and p.is_floating_point() for p in parameters)
+    is_fused = all(_is_fused(p) for p in parameters)
     for parameter, state in zip(parameters, states, strict=True):
         if not state:
-            # where the fused kernel counts; torch's other kernels want the count on the host
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device if is_fused else None)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=_count_device(parameter))
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     adamw(
@@ -52,3 +51,22 @@ def adamw_step(
         eps=eps,
         maximize=maximize,
     )
+
+
+def load_adamw_state(parameter: Tensor, entry: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a saved entry of ``state`` for this parameter: the averages like it, as in torch, the count where ``adamw_step`` has it."""
+    return {
+        name: value.detach().to(device=_count_device(parameter), copy=True)
+        if name == "step"
+        else value.detach().to(device=parameter.device, dtype=parameter.dtype, copy=True)
+        for name, value in entry.items()
+    }
+
+
+def _is_fused(parameter: Tensor) -> bool:
+    return parameter.device.type in _FUSED_DEVICES and parameter.is_floating_point()
+
+
+def _count_device(parameter: Tensor) -> torch.device:
+    """Where the fused kernel counts; torch's other kernels want the count on the host."""
+    return parameter.device if _is_fused(parameter) else torch.device("cpu")

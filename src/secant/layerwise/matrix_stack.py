@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, final
@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from secant.layerwise.factors import Power, correct, identities, window_kappa
+from secant.layerwise.factors import Power, correct, identities, largest_entries, window_kappa
 from secant.layerwise.routing import matrix_shape
 
 _SMALLEST_RANK = 4
@@ -19,11 +19,9 @@ _RANK_SHARE = 32
 """One sketch column per so many rows: the cost of a correction is then a fixed, small part of the cost of a step."""
 _UPDATE_RMS = 0.1
 """Root mean square of an update per unit of the learning rate."""
-_STRETCH = 2.0
-"""An update stretches no vector by more than this times what one with equal singular values and the same root mean square does. A young factor leaves the
-gradient nearly of rank one, and its root mean square alone then allows steps along that one direction that saturate a wide layer (the autoencoder of the
-benchmarks ends four times higher without this limit)."""
 _FIRST_POWER_ITERATIONS = 5
+_SMALLEST_NORM = 2.0**-60
+"""Below every norm of an update that is not zero, once its average is scaled to entries around one."""
 _LARGE_PRODUCT = 2**22
 """Multiplications from which on a product in half precision saves more than the conversions cost."""
 
@@ -42,19 +40,24 @@ class FactorOptions:
     Attributes:
         sides: Which sides get a factor.
         largest_side: No factor above this dimension.
+        every: Steps of a matrix from one correction of its factors to the next; its first step corrects.
         window: Corrections over which a factor forgets.
         kappa: Fixed share of a sketch that one correction takes out; None for the rule of the window.
         largest_kappa: Largest share of a sketch that one correction takes out.
         power: Whitening or full inverse.
+        stretch: Largest singular value of an update, in units of its root mean square at full length times the root of the smaller side. A young factor
+            leaves the gradient nearly of rank one, and its root mean square alone then allows steps along that one direction that saturate a wide layer.
         multiply_dtype: In which the factors are applied; None for :func:`fast_dtype`.
     """
 
     sides: Sides
     largest_side: int
+    every: int
     window: int
     kappa: float | None
     largest_kappa: float
     power: Power
+    stretch: float
     multiply_dtype: torch.dtype | None
 
 
@@ -98,6 +101,15 @@ def fast_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else dtype
 
 
+def load_matrix_state(parameter: Tensor, entry: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a saved entry of ``state`` for this matrix: averages and factors where it is and in at least single precision, the count on the host."""
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    return {
+        name: value.detach().to(device="cpu", copy=True) if name == "step" else value.detach().to(device=parameter.device, dtype=dtype, copy=True)
+        for name, value in entry.items()
+    }
+
+
 @final
 class MatrixStack:
     """Momentum and factors of equal matrices, stacked; what ``state`` of the optimizer holds are views of it.
@@ -123,52 +135,49 @@ class MatrixStack:
         self._stretched = self._stacked(states, "stretched", (min(self.rows, self.columns),))
         self._stretch = self._stacked(states, "stretch", ())
         self._step = states[0]["step"] if states[0] else torch.zeros((), dtype=torch.float32)
-        self._corrections = states[0]["corrections"] if states[0] else torch.zeros((), dtype=torch.float32)
         self._publish(states)
 
-    def signs_needed(self, *, corrects: bool) -> int:
-        """Random signs that the next step takes."""
-        start = 0 if self._step > 0 else self._stretched.numel()
-        if not corrects:
-            return start
+    def signs_needed(self) -> int:
+        """Random signs that the next step takes; none where it does not correct the factors."""
+        if int(self._step) % self._options.every != 0:
+            return 0
+        start = self._stretched.numel() if self._step == 0 else 0
         return start + len(self.parameters) * sum(sketched * self._rank(side) for _, sketched, side in self._factors())
 
     @torch.no_grad()
-    def advance(self, gradients: Sequence[Tensor], movement: Movement, signs: Tensor | None, *, corrects: bool) -> None:
+    def advance(self, gradients: Sequence[Tensor], movement: Movement, signs: Tensor) -> None:
         """One step of all matrices.
 
         Args:
             gradients: One per matrix, shaped like it, finite.
             movement: Rates.
             signs: Random signs, as many as ``signs_needed`` says.
-            corrects: Whether the factors are corrected by these gradients.
         """
-        matrices = [gradient.reshape(self.rows, self.columns).to(self._dtype) for gradient in gradients]
-        gradient = matrices[0].unsqueeze(0) if len(matrices) == 1 else torch.stack(matrices)
-        iterations = 1
-        if signs is not None and self._step == 0:
+        gradient = (gradients[0].unsqueeze(0) if len(gradients) == 1 else torch.stack(list(gradients))).reshape(-1, self.rows, self.columns).to(self._dtype)
+        corrects, iterations = signs.numel() > 0, 1
+        if self._step == 0:
             iterations = _FIRST_POWER_ITERATIONS
             self._stretched.copy_(signs[: self._stretched.numel()].view_as(self._stretched))
             signs = signs[self._stretched.numel() :]
-        if signs is not None and corrects:
-            self._correct(gradient, signs)
         self._step += 1
         self._momentum.lerp_(gradient, 1.0 - movement.momentum)
         average = gradient.lerp(self._momentum, movement.momentum) if movement.nesterov else self._momentum
-        update = self._precondition(average)
+        # by the averaged gradient, not by the batch's: its covariance is that of what is stepped along, with far less of the noise in it
         if corrects:
-            self._measure_stretch(update, iterations)
-        mean = torch.linalg.vector_norm(update, dim=(-2, -1)) * self._stretch.clamp_min(1.0)
-        length = (-_UPDATE_RMS * math.sqrt(self.rows * self.columns) * movement.lr) / mean.clamp_min(torch.finfo(mean.dtype).tiny)
+            self._correct(average, signs)
+        update = self._precondition(average)
+        norm = torch.linalg.vector_norm(update, dim=(-2, -1)).clamp_min(_SMALLEST_NORM)
+        if corrects:
+            self._measure_stretch(update, norm, iterations)
+        length = (-_UPDATE_RMS * math.sqrt(self.rows * self.columns) * movement.lr) / (norm * self._stretch.clamp_min(1.0))
         if movement.weight_decay != 0.0:
             torch._foreach_mul_(self.parameters, 1.0 - movement.lr * movement.weight_decay)
-        shape = self.parameters[0].shape
-        torch._foreach_add_(self.parameters, [piece.view(shape) for piece in (update * length[:, None, None]).unbind(0)])
+        update = (update * length[:, None, None]).view(-1, *self.parameters[0].shape)
+        torch._foreach_add_(self.parameters, list(update.unbind(0)))
 
-    def _correct(self, gradient: Tensor, signs: Tensor) -> None:
-        """Correct both factors by sketches of the gradient, each preconditioned by the other side."""
-        self._corrections += 1
-        count, layers = int(self._corrections), len(self.parameters)
+    def _correct(self, average: Tensor, signs: Tensor) -> None:
+        """Correct both factors by sketches of the averaged gradient, each preconditioned by the other side."""
+        count, layers = -(-int(self._step) // self._options.every), len(self.parameters)
         start, options = 0, self._options
         for factor, sketched, side in self._factors():
             rank = self._rank(side)
@@ -176,20 +185,23 @@ class MatrixStack:
             start += random.numel()
             is_left = factor is self._left
             other = self._right if is_left else self._left
-            sketch = (random if other is None else random @ other) @ (gradient.mT if is_left else gradient)
+            sketch = (random if other is None else random @ other) @ (average.mT if is_left else average)
             kappa = window_kappa(side, rank, count, options.window, options.largest_kappa) if options.kappa is None else options.kappa
             correct(factor, sketch, kappa, options.power)
 
     def _precondition(self, average: Tensor) -> Tensor:
+        """The average between its factors, up to a power of two that brings its entries near one: squares of the update stay in range at every scale."""
+        size = largest_entries(average).clamp(2.0**-100, 2.0**100)
+        scale = torch.frexp(size).mantissa / size
         dtype = self._multiply_dtype
         product = average.to(dtype)
         if self._left is not None:
-            product = self._left.to(dtype) @ product
+            product = (self._left * scale).to(dtype) @ product
         if self._right is not None:
-            product = product @ self._right.to(dtype)
+            product = product @ (self._right if self._left is not None else self._right * scale).to(dtype)
         return product.to(self._dtype)
 
-    def _measure_stretch(self, update: Tensor, iterations: int) -> None:
+    def _measure_stretch(self, update: Tensor, norm: Tensor, iterations: int) -> None:
         """How many times the largest singular value of each update exceeds what is allowed at its root mean square.
 
         A power iteration that goes on from step to step, one multiplication from both sides at a time, at the steps that correct the factors.
@@ -198,11 +210,11 @@ class MatrixStack:
         for _ in range(iterations):
             image = across @ self._stretched.unsqueeze(-1)
             back = (across.mT @ image).squeeze(-1)
-            size = torch.linalg.vector_norm(back, dim=-1).clamp_min(torch.finfo(back.dtype).tiny)
-            largest = size / torch.linalg.vector_norm(image, dim=(-2, -1)).clamp_min(torch.finfo(back.dtype).tiny)
-            self._stretched.copy_(torch.where((back == 0).all(-1, keepdim=True), self._stretched, back / size[:, None]))
-        allowed = _STRETCH * math.sqrt(max(self.rows, self.columns) / (self.rows * self.columns))
-        torch.div(largest, torch.linalg.vector_norm(update, dim=(-2, -1)).clamp_min(torch.finfo(largest.dtype).tiny) * allowed, out=self._stretch)
+            size = torch.linalg.vector_norm(back, dim=-1)
+            largest = size / torch.linalg.vector_norm(image, dim=(-2, -1)).clamp_min(_SMALLEST_NORM)
+            self._stretched.copy_(torch.where((size > 0)[:, None], back / size[:, None], self._stretched))
+        allowed = self._options.stretch * math.sqrt(min(self.rows, self.columns) / (self.rows * self.columns))
+        torch.div(largest, norm * allowed, out=self._stretch)
 
     def _factors(self) -> list[tuple[Tensor, int, int]]:
         """Each factor, the dimension that its sketches sum over, and its own."""
@@ -214,7 +226,7 @@ class MatrixStack:
 
     def _stacked(self, states: Sequence[dict[str, Any]], name: str, shape: tuple[int, ...]) -> Tensor:
         if states[0]:
-            return torch.stack([state[name].view(shape) for state in states])
+            return torch.stack([state[name].reshape(shape) for state in states])
         first = self.parameters[0]
         if name in ("left", "right"):
             return identities(len(states), shape[0], torch.empty(0, dtype=self._dtype, device=first.device))
@@ -224,7 +236,7 @@ class MatrixStack:
         """Make the entries of the optimizer's state views of the stack."""
         shape = self.parameters[0].shape
         for index, state in enumerate(states):
-            state["step"], state["corrections"] = self._step, self._corrections
+            state["step"] = self._step
             state["momentum"] = self._momentum[index].view(shape)
             state["stretched"] = self._stretched[index]
             state["stretch"] = self._stretch[index]

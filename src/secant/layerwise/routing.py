@@ -7,13 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from fnmatch import fnmatchcase
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_EMBEDDING_NAME = re.compile(r"(^|[._])(embed\w*|wte|wpe|tok_emb\w*|pos_emb\w*|pos_embed\w*|position\w*|cls_token|\w*_token|relative_attention_bias)([._]|$)")
+_EMBEDDING_NAME = re.compile(
+    r"(^|[._])(embed\w*|wte|wpe|tok_emb\w*|pos_emb\w*|pos_embed\w*|position(?!_?wise)\w*|cls_token|\w*_token|relative_attention_bias)([._]|$)"
+)
+_NORM_TYPE = re.compile(r"Norm(\d+d?)?$")
 _NORM_NAME = re.compile(r"(^|[._])(\w*norm\d*|ln_?\w*|bn\d*)([._]|$)")
 
 
@@ -39,6 +43,16 @@ class Route:
     shape: tuple[int, ...]
     rule: Rule
     reason: str
+
+
+@final
+class RoutingTable(tuple[Route, ...]):
+    """The routes of all parameters; prints as aligned text."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return table(self)
 
 
 def parse_rule(value: Rule | str) -> Rule:
@@ -70,7 +84,7 @@ def module_routes(model: nn.Module) -> dict[Tensor, Route]:
     routes: dict[Tensor, Route] = {}
     for name, parameter in model.named_parameters():
         found = _by_shape(name, parameter, is_convolution=isinstance(owners[parameter][0], _CONVOLUTIONS))
-        if any(_is_embedding(owner) for owner in owners[parameter]) or _is_bare_embedding(name, parameter, owners[parameter]):
+        if any(_is_embedding(owner) for owner in owners[parameter]) or _is_bare_embedding(name, parameter):
             found = _adamw(found, "embedding")
         elif any(_is_norm(owner) for owner in owners[parameter]):
             found = _adamw(found, "normalization")
@@ -84,7 +98,7 @@ def named_routes(named: Sequence[tuple[str, Tensor]]) -> dict[Tensor, Route]:
     """The routes of named parameters by shape and name.
 
     Embeddings are recognized by the words embed, wte, wpe, tok_emb, pos_emb, position, token and normalizations by norm, ln, bn, between dots or underscores;
-    convolution kernels by having four or five dimensions, or three and the word conv. The last matrix in order counts as the last layer.
+    convolution kernels by having four or five dimensions, or three and the word conv.
     """
     routes: dict[Tensor, Route] = {}
     for name, parameter in named:
@@ -94,15 +108,15 @@ def named_routes(named: Sequence[tuple[str, Tensor]]) -> dict[Tensor, Route]:
         elif _NORM_NAME.search(name) and parameter.ndim >= 2:
             found = _adamw(found, "normalization, by its name")
         routes.setdefault(parameter, found)
-    return _without_last(routes, "last matrix in order")
+    return routes
 
 
-def bare_routes(parameters: Iterable[Tensor]) -> dict[Tensor, Route]:
-    """The routes of parameters without names, by shape only: embeddings cannot be told from weights. The last matrix in order counts as the last layer."""
-    routes = {
-        parameter: _by_shape(f"param {index}", parameter, is_convolution=parameter.ndim in (4, 5)) for index, parameter in enumerate(dict.fromkeys(parameters))
-    }
-    return _without_last(routes, "last matrix in order")
+def with_last_layer(routes: Mapping[Tensor, Route]) -> dict[Tensor, Route]:
+    """The same routes, the last matrix in order counted as the last layer, if it is neither an embedding nor, by its name, an adapter (``lora_``)."""
+    matrices = [parameter for parameter, route in routes.items() if route.rule is Rule.KRON or route.reason.startswith("embedding")]
+    if not matrices or routes[matrices[-1]].rule is not Rule.KRON or "lora_" in routes[matrices[-1]].name:
+        return dict(routes)
+    return {**routes, matrices[-1]: _adamw(routes[matrices[-1]], "last layer: last matrix in order")}
 
 
 def overruled(routes: Mapping[Tensor, Route], rules: Mapping[str, Rule | str]) -> dict[Tensor, Route]:
@@ -168,14 +182,6 @@ def _by_shape(name: str, parameter: Tensor, *, is_convolution: bool) -> Route:
     return Route(name, shape, Rule.KRON, "matrix" if parameter.ndim == 2 else "convolution")
 
 
-def _without_last(routes: dict[Tensor, Route], reason: str) -> dict[Tensor, Route]:
-    """The same routes, the last matrix of all (an embedding too) as the last layer."""
-    matrices = [parameter for parameter, route in routes.items() if route.rule is Rule.KRON or route.reason.startswith("embedding")]
-    if matrices and routes[matrices[-1]].rule is Rule.KRON:
-        routes[matrices[-1]] = _adamw(routes[matrices[-1]], f"last layer: {reason}")
-    return routes
-
-
 def _adamw(route: Route, reason: str) -> Route:
     return replace(route, rule=Rule.ADAMW, reason=reason)
 
@@ -189,13 +195,12 @@ def _is_embedding(module: nn.Module) -> bool:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)) or "Norm" in type(module).__name__
+    return isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)) or _NORM_TYPE.search(type(module).__name__) is not None
 
 
-def _is_bare_embedding(name: str, parameter: Tensor, owners: Sequence[nn.Module]) -> bool:
-    """A table of positions or tokens that a container holds itself, without a layer around it."""
-    holds_layers = any(True for owner in owners for _ in owner.children())
-    return holds_layers and parameter.ndim >= 2 and _EMBEDDING_NAME.search(name) is not None
+def _is_bare_embedding(name: str, parameter: Tensor) -> bool:
+    """A table of positions or tokens that a container holds itself, without a layer around it: its own name tells, whatever the container is called."""
+    return parameter.ndim >= 2 and _EMBEDDING_NAME.search(name.rpartition(".")[2]) is not None
 
 
 def refuse_unsupported(parameter: Tensor) -> None:

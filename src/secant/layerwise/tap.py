@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -117,8 +116,7 @@ class Tap:
         )
 
 
-@contextmanager
-def _exact(like: Tensor) -> Iterator[None]:
-    """No graph, and no rounding to the dtype of an autocast region around the pass."""
-    with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
-        yield
+def _exact(like: Tensor) -> AbstractContextManager[object]:
+    """Keeps an autocast region around the pass from rounding the sums."""
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -61,7 +61,7 @@ class TappedOptimizer(torch.optim.Optimizer):
         self._averages: dict[Tensor, Tensor] = {}
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         try:
-            super().__init__(model.named_parameters(), defaults)
+            super().__init__(model.parameters(), defaults)
         except (TypeError, ValueError):
             preconditioner.remove()  # a model whose optimizer was refused is left as it was
             raise

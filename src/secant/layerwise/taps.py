@@ -52,15 +52,17 @@ class Taps:
 
     Modules that share a weight, and several calls of one module, are summed into one capture; a use is known by its number in the forward pass of ``model``.
     Forward passes under ``torch.no_grad`` or without a backward pass leave nothing. Every backward pass counts, also one to the inputs (an adversarial
-    example, a gradient penalty): run it in :meth:`paused`. Of several forward passes of one model before one backward pass, equal places have equal signs.
+    example, a gradient penalty): run it in :meth:`paused`.
 
-    Register taps before the model is compiled: graphs compiled earlier never call them. Compiled models need no graph break for them.
+    Register taps before the model is compiled: graphs compiled earlier never call them. A compiled model needs no graph break for them and gives the captures
+    of the eager one; only after several forward passes with a single backward pass do their signs differ (in the eager model, equal places of such passes have
+    equal signs, so that their rows are added before they are squared).
 
     Args:
         model: Whose layers are tapped. Left out, and listed in :attr:`left_out`: other modules with parameters, grouped convolutions, subclasses with a
             forward pass of their own, attention projections that ``nn.MultiheadAttention`` applies itself, parametrized weights, and weights that are shared
             with any of these.
-        columns: Vectors ``r`` per side, 1 to 64; 1 with ``Sketch.MEAN``.
+        columns: Vectors ``r`` per side, 1 to 32; 1 with ``Sketch.MEAN``.
         sketch: Random signs or the mean.
         outputs: Whether output gradients are captured, too.
         exclude: Shell patterns of the names of weights that are not tapped, for instance ``("head.*", "blocks.0.*")``.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from secant.race.budget import Budget
 from secant.race.health_log import HealthRequest
@@ -16,6 +16,9 @@ from secant.race.runner import Run, run_here
 from secant.race.snapshot import Snapshot
 from secant.race.source import Source
 from secant.race.techniques import PLAIN, Techniques
+
+if TYPE_CHECKING:
+    from secant.problems import Problem
 
 
 class Watcher(Protocol):
@@ -57,6 +60,8 @@ class Plan:
         compiled: Whether the loss is compiled, for every method alike.
         techniques: Training techniques, for every method alike.
         health: When to look at the gradients; None never.
+        members: By method, the label of the only member of its grid that is run; methods that are not named run all of it.
+        setting: What tells the plan from others of a comparison; empty elsewhere.
     """
 
     source: Source
@@ -67,39 +72,52 @@ class Plan:
     compiled: bool = False
     techniques: Techniques = PLAIN
     health: HealthRequest | None = None
+    members: Mapping[str, str] = field(default_factory=dict)
+    setting: str = ""
 
     def runs(self, seed: int) -> list[Run]:
         """The runs from one seed."""
         return [
-            Run(self.source.name, method, variant, seed, self.budget, self.threads, self.compiled, self.techniques, self.health)
+            Run(self.source.name, method, variant, seed, self.budget, self.threads, self.compiled, self.techniques, self.health, self.setting)
             for method in self.methods
             for variant in method.variants
+            if self.members.get(method.name, variant.label) == variant.label
         ]
 
     @property
     def run_count(self) -> int:
         """How many runs there are in all."""
-        return len(self.seeds) * sum(len(method.variants) for method in self.methods)
+        return sum(len(self.runs(seed)) for seed in self.seeds)
 
 
 def race(plan: Plan, finished: Collection[str] = frozenset(), watcher: Watcher | None = None) -> Iterator[RunRecord]:
-    """Run the plan, seed by seed, and yield each record as soon as its run has ended.
+    """Run the plan, seed by seed, and yield each record as soon as its run has ended; see :func:`race_all`."""
+    return race_all((plan,), finished, watcher)
+
+
+def race_all(plans: Sequence[Plan], finished: Collection[str] = frozenset(), watcher: Watcher | None = None) -> Iterator[RunRecord]:
+    """Run several plans side by side, seed by seed, and yield each record as soon as its run has ended.
 
     The problem is built once per seed, and each run starts from the same parameters.
 
     Args:
-        plan: What to run.
+        plans: What to run: at least one, all of the same problem, seeds, threads and compilation.
         finished: Keys of runs to leave out (see ``RunRecord.key``).
         watcher: Is told about the progress.
     """
-    watcher = watcher or Silent()
-    with limited_threads(plan.threads):
-        for seed in plan.seeds:
-            problem = plan.source.build(seed, plan.compiled)
+    watcher, first = watcher or Silent(), plans[0]
+    with limited_threads(first.threads):
+        for seed in first.seeds:
+            problem = first.source.build(seed, first.compiled)
             start = Snapshot.of(problem)
-            for run in plan.runs(seed):
+            for run in (run for plan in plans for run in plan.runs(seed)):
                 if run.key(problem) in finished:
                     watcher.skipped(run)
                     continue
-                watcher.started(run)
-                yield run_isolated(run, problem) if run.method.own_process else run_here(run, problem, start, watcher.moved)
+                yield carry_out(run, problem, start, watcher)
+
+
+def carry_out(run: Run, problem: Problem, start: Snapshot, watcher: Watcher) -> RunRecord:
+    """The record of one run, here or in a process of its own."""
+    watcher.started(run)
+    return run_isolated(run, problem) if run.method.own_process else run_here(run, problem, start, watcher.moved)

@@ -122,6 +122,24 @@ class TrainingDetails(_Record):
     health: tuple[HealthMoment, ...] = ()
 
 
+class Tuning(_Record):
+    """The search for the best learning rate of a method.
+
+    Attributes:
+        study: Name of the Optuna study, in the file beside the records.
+        method: Name of the method.
+        seed: The seed on which the rates were compared.
+        values: By member of the grid, what the runs are judged by, as far as they had run; None where a run has no finite value.
+        best: The member with the lowest value.
+    """
+
+    study: str
+    method: str
+    seed: int
+    values: dict[str, Finite]
+    best: str
+
+
 class Machine(_Record):
     """What the run was timed on. Holds no path and no host name.
 
@@ -165,6 +183,7 @@ class RunRecord(_Record):
         versions: Versions by package.
         machine: What it ran on.
         training: What is kept of a run on training data or under techniques; None for a plain full-batch run of a problem without training data.
+        tuning: What was known of the method's grid when the run ended; None where nothing was tuned.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -192,6 +211,7 @@ class RunRecord(_Record):
     versions: dict[str, str]
     machine: Machine
     training: TrainingDetails | None = None
+    tuning: Tuning | None = None
 
     @property
     def key(self) -> str:

@@ -15,6 +15,7 @@ import torch
 from secant.problems import DataError, Problem, Training
 from secant.race.batch_method import with_rates
 from secant.race.budget import Budget
+from secant.race.comparison import Compared, Comparison, compare
 from secant.race.errors import UsageError, unknown_name
 from secant.race.health_log import HealthRequest
 from secant.race.machine import limited_threads
@@ -24,6 +25,7 @@ from secant.race.registry import methods_for, select_methods
 from secant.race.source import Source, find_problem, kept_once
 from secant.race.technique_rules import refuse_misfits, with_batch_of
 from secant.race.techniques import Schedule, Techniques
+from secant.race.tuning_plan import refuse_untunable
 
 DEFAULT_METHODS = ("ssbroyden", "ssbfgs", "bfgs", "torch-lbfgs", "scipy-lbfgsb", "adam")
 DEFAULT_BATCH_METHODS = ("rank-one-kron", "adamw", "muon", "sgd-momentum")
@@ -63,6 +65,8 @@ class RaceWords:
         batch: Samples per micro-batch.
         health: Whether to keep the gradients of some steps.
         health_every: Steps between two of them.
+        compare: Name of the technique whose settings are compared; empty for a plain race.
+        tune: Whether grids of learning rates are run on the first seed only.
     """
 
     problem: str
@@ -87,6 +91,8 @@ class RaceWords:
     batch: int | None = None
     health: bool = False
     health_every: int | None = None
+    compare: str = ""
+    tune: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +104,21 @@ class RaceRequest:
         folder: Where records and report go.
         resume: Whether runs that the folder holds are left out.
         trains: Whether the problem has training data.
+        comparison: The settings that ``plan`` is run under; None for a plain race.
+        tunes: Whether grids of learning rates are run on the first seed only.
     """
 
     plan: Plan
     folder: Path
     resume: bool
     trains: bool
+    comparison: Comparison | None = None
+    tunes: bool = False
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """All that is run."""
+        return (self.plan,) if self.comparison is None else self.comparison.plans
 
     @classmethod
     def parse(cls, words: RaceWords) -> RaceRequest:
@@ -115,6 +130,7 @@ class RaceRequest:
         """
         source, seeds, threads = find_problem(words.problem), parse_seeds(words.seeds), parse_threads(words.threads)
         given, techniques, rates, health = _given_budget(words), _techniques(words), _rates(words.rates), _health(words)
+        compared = _compared(words, rates)
         if words.methods:
             select_methods(_names(words.methods), trains=True)  # an unknown name is told before the problem is built
         folder = Path(words.out) if words.out else _default_folder(source, words.resume)
@@ -134,7 +150,33 @@ class RaceRequest:
             techniques=with_batch_of(techniques, problem.training),
             health=health,
         )
-        return cls(plan, folder, words.resume, problem.training is not None)
+        comparison = _comparison(compared, plan, problem)
+        if words.tune:
+            refuse_untunable(plan)
+        return cls(plan, folder, words.resume, problem.training is not None, comparison, words.tune)
+
+
+def _compared(words: RaceWords, rates: Sequence[float]) -> Compared | None:
+    if not words.compare:
+        return None
+    names = [technique.value for technique in Compared]
+    if words.compare not in names:
+        raise UsageError(f"--compare needs one of {', '.join(names)}, got {words.compare!r}.", "for instance --compare schedule")
+    if words.tune:
+        raise UsageError("--compare and --tune are two races.", "tune first, then compare with --lr at the best rate")
+    if words.compare == Compared.LR.value and len(rates) > 1:
+        raise UsageError("--compare lr has a grid of its own, got several rates.", "give the one in its middle, or none")
+    return Compared(words.compare)
+
+
+def _comparison(technique: Compared | None, plan: Plan, problem: Problem) -> Comparison | None:
+    if technique is None:
+        return None
+    training = problem.training
+    comparison = compare(technique, plan, samples=None if training is None else len(training.inputs), batch=plan.techniques.batch)
+    for each in comparison.plans:
+        _refuse(each.methods, each.techniques, each.budget, problem, each.health)
+    return comparison
 
 
 def _built(source: Source, seed: int, threads: int, compiled: bool) -> Problem:

@@ -53,6 +53,7 @@ class Run:
         compiled: Whether the loss is compiled.
         techniques: The same for every method of the race.
         health: When to look at the gradients; None never.
+        setting: What tells the run from others of a comparison; empty elsewhere.
     """
 
     problem_name: str
@@ -64,11 +65,12 @@ class Run:
     compiled: bool
     techniques: Techniques = PLAIN
     health: HealthRequest | None = None
+    setting: str = ""
 
     @property
     def label(self) -> str:
-        """Method, member of the grid and seed in a few words."""
-        return " ".join(part for part in (self.method.name, self.variant.label, f"seed {self.seed}") if part)
+        """Method, member of the grid, setting and seed in a few words."""
+        return " ".join(part for part in (self.method.name, self.variant.label, self.setting, f"seed {self.seed}") if part)
 
     def key(self, problem: Problem) -> str:
         """The identity of the run; equal to that of its record."""

@@ -66,13 +66,17 @@ class Standing:
 
 
 def standings(records: Iterable[RunRecord]) -> list[Standing]:
-    """One standing per method, the lowest median score first. Of a grid, the member with the lowest median counts."""
+    """One standing per method, the lowest median score first.
+
+    Of a grid, the member with the lowest median counts, among those run from the most seeds: a grid that was tried on one seed says no more than which member
+    to run from the others.
+    """
     by_member: dict[str, dict[str, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         by_member[record.method][record.variant].append(record)
     best = []
     for members in by_member.values():
-        ranked = sorted((_standing(runs, ()) for runs in members.values()), key=_rank)
+        ranked = sorted((_standing(runs, ()) for runs in members.values()), key=lambda place: (-len(place.runs), _rank(place)))
         best.append(_standing(ranked[0].runs, tuple(ranked[1:])))
     return sorted(best, key=_rank)
 
@@ -84,6 +88,11 @@ def _rank(standing: Standing) -> tuple[float, int, float, float]:
 def score(record: RunRecord) -> float | None:
     """What a run is judged by: its error, or its loss when the problem has no error."""
     return record.loss if record.error_name is None else record.error
+
+
+def score_at_end(record: RunRecord) -> float | None:
+    """The same for a run that came to its end: one that failed has reached nothing, even if what it stood at can be measured."""
+    return None if record.status is Status.FAILED else score(record)
 
 
 def _standing(runs: Sequence[RunRecord], others: tuple[Standing, ...]) -> Standing:

@@ -27,7 +27,7 @@ class Traced(Protocol[_Moment_co]):
 
 
 class Scale(Enum):
-    """How the ordinate is drawn. A logarithmic one shows positive numbers only."""
+    """How an axis is drawn. A logarithmic one shows positive numbers only."""
 
     LOGARITHMIC = "log"
     LINEAR = "linear"
@@ -35,10 +35,10 @@ class Scale(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Median and range over the seeds at geometrically spaced places; arrays of one length.
+    """Median and range over the seeds at places that are evenly spaced on their axis; arrays of one length.
 
     Attributes:
-        x: Places, ascending and positive.
+        x: Places, ascending; positive on a logarithmic axis.
         median: Median over the seeds.
         lowest: Lowest over the seeds.
         highest: Highest over the seeds.
@@ -55,8 +55,9 @@ def curve(
     place: Callable[[_MomentT], float],
     value: Callable[[_MomentT], float | None],
     scale: Scale = Scale.LOGARITHMIC,
+    across: Scale = Scale.LOGARITHMIC,
 ) -> Curve | None:
-    """The curve of several runs on axes of which the horizontal one is logarithmic.
+    """The curve of several runs.
 
     Between traced moments a run is a straight line on these axes; after its end it keeps its last value. Points that the axes cannot show are left out.
 
@@ -65,11 +66,12 @@ def curve(
         place: The abscissa of a traced moment.
         value: Its ordinate.
         scale: Of the ordinate.
+        across: Of the abscissa.
 
     Returns:
         The curve, or None if no run has a point to show.
     """
-    lines = [line for line in (_points(run, place, value, scale) for run in runs) if line[0].size]
+    lines = [line for line in (_points(run, place, value, scale, across) for run in runs) if line[0].size]
     if not lines:
         return None
     first, last = max(line[0][0] for line in lines), max(line[0][-1] for line in lines)
@@ -77,20 +79,25 @@ def curve(
     if len(lines) == 1:
         at = lines[0][0]
     values = np.vstack([np.interp(at, *line) for line in lines])
-    middle, lowest, highest = np.median(values, axis=0), values.min(axis=0), values.max(axis=0)
-    if scale is Scale.LINEAR:
-        return Curve(np.exp(at), middle, lowest, highest)
-    return Curve(np.exp(at), np.exp(middle), np.exp(lowest), np.exp(highest))
+    rows = np.median(values, axis=0), values.min(axis=0), values.max(axis=0)
+    middle, lowest, highest = (np.exp(row) if scale is Scale.LOGARITHMIC else row for row in rows)
+    return Curve(np.exp(at) if across is Scale.LOGARITHMIC else at, middle, lowest, highest)
 
 
 def _points(
-    run: Traced[_MomentT], place: Callable[[_MomentT], float], value: Callable[[_MomentT], float | None], scale: Scale
+    run: Traced[_MomentT], place: Callable[[_MomentT], float], value: Callable[[_MomentT], float | None], scale: Scale, across: Scale
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     pairs = []
-    is_shown = is_drawable_in_powers if scale is Scale.LOGARITHMIC else is_drawable
     for moment in run.trace:
-        x, y = place(moment), value(moment)
-        if is_drawable_in_powers(x) and is_shown(y):
-            pairs.append((math.log(x), math.log(y) if scale is Scale.LOGARITHMIC else y))
+        x, y = _on_axis(place(moment), across), _on_axis(value(moment), scale)
+        if x is not None and y is not None:
+            pairs.append((x, y))
     table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
+
+
+def _on_axis(value: float | None, scale: Scale) -> float | None:
+    """Where a number stands, in the units in which the axis is even; None where it cannot be shown."""
+    if scale is Scale.LOGARITHMIC:
+        return math.log(value) if is_drawable_in_powers(value) else None
+    return value if is_drawable(value) else None

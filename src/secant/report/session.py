@@ -7,21 +7,24 @@ import sys
 from collections.abc import Sequence
 
 from secant.race.ledger import append_record, finished_keys, read_records
-from secant.race.plan import race
-from secant.race.records import RunRecord, Status
+from secant.race.plan import race_all
+from secant.race.records import RunRecord, Status, Tuning
 from secant.race.registry import methods_for
 from secant.race.request import RECORDS_FILE, REPORT_FILE, RaceRequest
 from secant.race.standings import Spread, standings
 from secant.race.technique_rules import recorded
+from secant.race.tuning_plan import tuned_run_count
+from secant.report.comparison_section import ComparedRecords, compare_records, comparison_rows
 from secant.report.page import write_report
 from secant.report.progress import ProgressLines
 from secant.report.table import results, text_table
+from secant.report.tuning_section import tuning_sentence
 
 _INTERRUPTED = 130
 
 
 def run_race(request: RaceRequest, *, as_json: bool) -> int:
-    """Run a race and leave ``runs.jsonl`` and ``report.html`` in its folder.
+    """Run a race and leave ``runs.jsonl`` and ``report.html`` in its folder, and the studies of a tuned one.
 
     Ctrl-C drops the run it hits and keeps the finished ones; table and report are made of those.
 
@@ -33,53 +36,71 @@ def run_race(request: RaceRequest, *, as_json: bool) -> int:
         The exit code: 0, 1 when every run failed, or 130 after Ctrl-C.
     """
     request.folder.mkdir(parents=True, exist_ok=True)
-    file = request.folder / RECORDS_FILE
-    earlier = _of_one_problem(read_records(file), request)
-    kept = [record for record in earlier if _has_techniques(record, request)]
-    interrupted = _run(request, kept)
+    earlier = _of_one_problem(read_records(request.folder / RECORDS_FILE), request)
+    kept = [record for record in earlier if _is_wanted(record, request)]
+    interrupted, tunings = _run(request, kept)
     _say_where(request, kept, interrupted)
     if not kept:
         return _INTERRUPTED if interrupted else 1
-    write_report(kept, request.folder / REPORT_FILE, [record for record in earlier if record not in kept])
-    table = _as_json(kept) if as_json else text_table(*results(standings(kept)))
-    sys.stdout.write(table + "\n")
+    compared = None if request.comparison is None else compare_records(request.comparison, kept, trains=request.trains)
+    keys = finished_keys(kept)
+    others = [record for record in earlier if record.key not in keys]
+    write_report(kept, request.folder / REPORT_FILE, others=others, compared=compared, tunings=tunings)
+    sys.stdout.write(_as_json(kept, compared, tunings) if as_json else _as_text(kept, compared, tunings))
     if interrupted:
         return _INTERRUPTED
-    return int(all(record.loss is None for record in kept))
+    return int(all(record.status is Status.FAILED or record.loss is None for record in kept))
 
 
-def _comparable(records: Sequence[RunRecord], request: RaceRequest) -> list[RunRecord]:
-    """The earlier runs that belong in the same table, the newest of each method and seed.
-
-    They have the same problem, budget, threads, compilation and techniques, and the gradients of their layers where those are asked for.
-    """
-    plan = request.plan
+def _of_one_problem(records: Sequence[RunRecord], request: RaceRequest) -> list[RunRecord]:
+    """The earlier runs with the same problem, budget, threads and compilation, whatever their techniques; the newest of each."""
+    plan = request.plans[0]
     asked = (plan.source.name, plan.budget, plan.threads, plan.compiled)
     matching = [record for record in records if (record.problem, record.budget, record.machine.threads, record.compiled) == asked]
-    matching = [record for record in matching if _has_techniques(record, request)]
-    return list({(record.method, record.variant, record.seed): record for record in matching}.values())
+    return list({record.key: record for record in matching}.values())
 
 
-def _has_techniques(record: RunRecord, request: RaceRequest) -> bool:
+def _is_wanted(record: RunRecord, request: RaceRequest) -> bool:
+    """Whether an earlier run belongs in the table: it has the techniques, and the gradients of its layers where those are asked for."""
+    if request.comparison is not None and record.method != request.comparison.method:
+        return False
     method = methods_for(trains=request.trains).get(record.method)
     if method is None:
         return False
-    found = {} if record.training is None else record.training.techniques
     is_looked_at = record.status is Status.FAILED or (record.training is not None and bool(record.training.health))
-    return found == recorded(method, request.plan.techniques, trains=request.trains) and (request.plan.health is None or is_looked_at)
+    if request.plan.health is not None and not is_looked_at:
+        return False
+    found = {} if record.training is None else record.training.techniques
+    return any(found == recorded(method, plan.techniques, trains=request.trains) for plan in request.plans)
 
 
-def _run(request: RaceRequest, kept: list[RunRecord]) -> bool:
-    """Append the new records to ``kept`` and to the file; whether Ctrl-C ended it."""
-    with ProgressLines(request.plan.run_count) as lines:
+def _run(request: RaceRequest, kept: list[RunRecord]) -> tuple[bool, list[Tuning]]:
+    """Append the new records to ``kept`` and to the file; whether Ctrl-C ended it, and what was tuned."""
+
+    def keep(record: RunRecord) -> None:
+        append_record(request.folder / RECORDS_FILE, record)
+        kept.append(record)
+        lines.finished(record)
+
+    total = tuned_run_count(request.plan) if request.tunes else sum(plan.run_count for plan in request.plans)
+    with ProgressLines(total) as lines:
         try:
-            for record in race(request.plan, finished_keys(kept), lines):
-                append_record(request.folder / RECORDS_FILE, record)
-                kept.append(record)
-                lines.finished(record)
+            if request.tunes:
+                from secant.race.tuning import race_tuned  # Optuna is needed here only, and takes its time to load
+
+                return False, race_tuned(request.plan, kept, request.folder, keep, lines)
+            for record in race_all(request.plans, finished_keys(kept), lines):
+                keep(record)
         except KeyboardInterrupt:
-            return True
-    return False
+            return True, []
+    return False, []
+
+
+def _as_text(records: Sequence[RunRecord], compared: ComparedRecords | None, tunings: Sequence[Tuning]) -> str:
+    if compared is not None:
+        return f"{text_table(*comparison_rows(compared))}\n\n{compared.sentence}\n"
+    lines = [text_table(*results(standings(records))), *map(tuning_sentence, tunings)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _say_where(request: RaceRequest, kept: Sequence[RunRecord], interrupted: bool) -> None:
@@ -91,7 +112,7 @@ def _say_where(request: RaceRequest, kept: Sequence[RunRecord], interrupted: boo
     sys.stderr.write("".join(line + "\n" for line in lines))
 
 
-def _as_json(records: Sequence[RunRecord]) -> str:
+def _as_json(records: Sequence[RunRecord], compared: ComparedRecords | None, tunings: Sequence[Tuning]) -> str:
     summary = [
         {
             "method": place.method,
@@ -109,7 +130,24 @@ def _as_json(records: Sequence[RunRecord]) -> str:
         }
         for place in standings(records)
     ]
-    return json.dumps({"standings": summary, "runs": [record.model_dump(mode="json") for record in records]}, indent=2, allow_nan=False)
+    document: dict[str, object] = {"standings": summary, "runs": [record.model_dump(mode="json") for record in records]}
+    if compared is not None:
+        document["comparison"] = _comparison_as_json(compared)
+    if tunings:
+        document["tuning"] = [tuning.model_dump(mode="json") for tuning in tunings]
+    return json.dumps(document, indent=2, allow_nan=False)
+
+
+def _comparison_as_json(compared: ComparedRecords) -> dict[str, object]:
+    settings = [{"name": name, "score": _spread_as_json(place.score), "seeds": len(place.runs)} for name, place in compared.places.items()]
+    return {
+        "technique": compared.comparison.technique.value,
+        "method": compared.comparison.method,
+        "settings": settings,
+        "best": None if compared.verdict is None else compared.verdict.best,
+        "near": [] if compared.verdict is None else list(compared.verdict.near),
+        "sentence": compared.sentence,
+    }
 
 
 def _spread_as_json(spread: Spread) -> dict[str, float | None]:

@@ -26,6 +26,14 @@ thead th{color:var(--soft);font-weight:500;white-space:nowrap}
 tbody th{font-weight:600;white-space:nowrap}
 .number,thead .number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .range{color:var(--soft);white-space:nowrap;font-variant-numeric:tabular-nums}
+.part{font-size:1rem;margin:1.6rem 0 .3rem}
+.close{margin-top:.6rem}
+figcaption{color:var(--soft);font-size:.92rem;margin:0 0 .3rem}
+ul{padding-left:1.2rem;margin:.5rem 0;max-width:72em}
+li{margin:.25rem 0;overflow-wrap:anywhere}
+td{min-width:6.5rem}
+td:last-child{min-width:11rem}
+td.number,td.range{min-width:0}
 details{margin-top:1rem}
 summary{cursor:pointer;color:var(--soft)}
 .settings{columns:330px;column-gap:1rem;margin-top:1rem}
@@ -60,17 +68,15 @@ p{margin:.5rem 0;max-width:72em}
 .figure small{color:var(--soft);font-size:.9rem;display:inline-block}
 .card .figure+.note{margin-top:-.3rem}
 figure{margin:1.2rem 0}
-figcaption{color:var(--soft);font-size:.92rem;margin-top:.7rem;max-width:64em}
+figcaption{margin:.7rem 0 0;max-width:64em}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:1.4rem 2rem}
 .panels h3{font-weight:600;margin-bottom:.5rem}
 .beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:1rem 2.4rem;align-items:start}
 .beside>div{min-width:0}
 .beside .panels{grid-template-columns:minmax(0,400px)}
-ul{padding-left:1.2rem;max-width:72em}
-li{margin:.25rem 0;overflow-wrap:anywhere}
 table{margin:.6rem 0}
 td:last-child{min-width:9rem}
-td.number:last-child,td.range:last-child,.beside td:last-child{min-width:0}
+td,td.number:last-child,td.range:last-child,.beside td:last-child{min-width:0}
 section>h3,.beside h3{margin:1.2rem 0 .5rem;font-size:1rem}
 @media (max-width:1000px){.cards{grid-template-columns:repeat(2,1fr)}.card,.card:nth-child(n+4){grid-column:span 1}.card:nth-child(5){grid-column:span 2}}
 @media (max-width:620px){.cards{grid-template-columns:1fr}.card,.card:nth-child(n+4),.card:nth-child(5){grid-column:auto}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from secant.race.records import Status
 from secant.race.standings import Spread, Standing
@@ -56,17 +56,18 @@ def _ending(place: Standing) -> str:
 
 
 def spread_text(spread: Spread) -> str:
-    """The median, with the range where there is one."""
-    median = magnitude(spread.median)
-    return median if spread.lowest == spread.highest else f"{median} ({magnitude(spread.lowest)} to {magnitude(spread.highest)})"
+    """The median, with the range where it can be seen in the digits."""
+    return _with_range(magnitude, spread)
 
 
 def accuracy_text(spread: Spread) -> str:
-    """The median in percent, with the range where there is one; a dash where nothing is classified."""
-    if not math.isfinite(spread.median):
-        return NOTHING
-    median = percent(spread.median)
-    return median if spread.lowest == spread.highest else f"{median} ({percent(spread.lowest)} to {percent(spread.highest)})"
+    """The median in percent, with the range where it can be seen in the digits; a dash where nothing is classified."""
+    return _with_range(percent, spread) if math.isfinite(spread.median) else NOTHING
+
+
+def _with_range(text: Callable[[float], str], spread: Spread) -> str:
+    lowest, highest = text(spread.lowest), text(spread.highest)
+    return text(spread.median) if lowest == highest else f"{text(spread.median)} ({lowest} to {highest})"
 
 
 def percent(share: float) -> str:

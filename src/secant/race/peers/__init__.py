@@ -1,9 +1,21 @@
-"""The methods of other libraries: one module per library, each listed here once."""
+"""The methods of other libraries, and K-FAC: one module per library or method, each listed here once."""
 
 from __future__ import annotations
 
 from secant.race.method import Method
-from secant.race.peers import first_order, optimistix, pytorch_minimize, scipy_quasi_newton, torch_lbfgs, torchzero
+from secant.race.peers import (
+    first_order,
+    heavyball,
+    kfac,
+    muon,
+    optimistix,
+    pytorch_minimize,
+    pytorch_optimizer,
+    scipy_quasi_newton,
+    torch_batches,
+    torch_lbfgs,
+    torchzero,
+)
 
 
 def peer_methods() -> list[Method]:
@@ -15,4 +27,9 @@ def peer_methods() -> list[Method]:
         *pytorch_minimize.METHODS,
         *torchzero.METHODS,
         *optimistix.METHODS,
+        *torch_batches.METHODS,
+        *muon.METHODS,
+        *pytorch_optimizer.METHODS,
+        *heavyball.METHODS,
+        *kfac.METHODS,
     ]
