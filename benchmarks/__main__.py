@@ -5,7 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("rounding_floor", "outcomes", "subproblem", "whole_step", "update_and_product", "initial_scale", "operators", "predictions", "nets", "table")
+NAMES = (
+    "rounding_floor",
+    "outcomes",
+    "subproblem",
+    "whole_step",
+    "update_and_product",
+    "initial_scale",
+    "operators",
+    "predictions",
+    "nets",
+    "mini_batch",
+    "mini_batch_ablation",
+    "fine_tuning",
+    "table",
+)
 
 
 def main() -> int:

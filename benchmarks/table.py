@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import mini_batch_tables
 from benchmarks.record import RESULTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "README.zh-CN.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/mini-batch-training.md")
 BEGIN, END = "<!-- benchmarks: {} -->", "<!-- end -->"
 
 
@@ -24,12 +25,24 @@ def main() -> None:
 
 def with_tables(text: str) -> str:
     """``text`` with every marked table replaced by what the records say today."""
-    for name, table in (("nets", nets_table()), ("goals", goals_table()), ("predictions", predictions_text()), ("instruments", instruments_table())):
+    for name, table in _tables().items():
         begin = BEGIN.format(name)
         if begin in text:
             head, rest = text.split(begin, 1)
             text = f"{head}{begin}\n{table}\n{END}{rest.split(END, 1)[1]}"
     return text
+
+
+def _tables() -> dict[str, str]:
+    return {
+        "nets": nets_table(),
+        "goals": goals_table(),
+        "predictions": predictions_text(),
+        "instruments": instruments_table(),
+        "mini-batch": mini_batch_tables.tasks_table(),
+        "mini-batch goals": mini_batch_tables.goals_table(),
+        "mini-batch ablation": mini_batch_tables.ablation_table(),
+    }
 
 
 def nets_table() -> str:

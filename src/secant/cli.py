@@ -75,6 +75,9 @@ def _race_command(application: "typer.Typer") -> None:
     default_methods = f"{','.join(DEFAULT_METHODS)}; where batches train a model narrower than float64: {','.join(DEFAULT_BATCH_METHODS)}"
     schedules = ", ".join(schedule.value for schedule in Schedule)
     compared = ", ".join(technique.value for technique in Compared)
+    comparing = (
+        f"One method under every setting of one technique: {compared}. Equal samples for accumulate, four decades for lr. Ends with the best, in a sentence."
+    )
     tuning = "Run each grid of learning rates on the first seed only, as an Optuna study in study.db beside the records, then the best of each on all seeds."
     techniques, studies = "Training techniques", "Comparing and tuning"
 
@@ -103,7 +106,7 @@ def _race_command(application: "typer.Typer") -> None:
         batch: Annotated[int | None, typer.Option(help="Samples per micro-batch (default: the problem's).", rich_help_panel=techniques)] = None,
         health: Annotated[bool, typer.Option("--health", help="Record the gradients of every layer at about 20 steps.", rich_help_panel=techniques)] = False,
         health_every: Annotated[int | None, typer.Option(help="The same every so many steps.", rich_help_panel=techniques)] = None,
-        compare: Annotated[str, typer.Option(help=f"One method under every setting of {compared}.", rich_help_panel=studies)] = "",
+        compare: Annotated[str, typer.Option(help=comparing, rich_help_panel=studies)] = "",
         tune: Annotated[bool, typer.Option("--tune", help=tuning, rich_help_panel=studies)] = False,
     ) -> None:
         """Race methods on a problem: same start, same data, same budget."""

@@ -250,6 +250,12 @@ def test_excluded_and_frozen_weights_are_not_captured() -> None:
     assert not taps.left_out
 
 
+def test_weights_with_too_large_a_side_are_left_out_by_name() -> None:
+    taps = Taps(dense_net(), largest_inputs=5, largest_outputs=3)
+    assert list(taps.weights) == ["4.weight"]
+    assert taps.left_out == {"0": "Linear", "2": "Linear"}
+
+
 def test_half_precision_and_autocast_are_captured_in_float32() -> None:
     model = dense_net(torch.float32)
     taps = Taps(model)
@@ -291,6 +297,7 @@ def test_removed_taps_hear_nothing() -> None:
     [
         (nn.Sequential(nn.LayerNorm(3)), {}, "can be tapped"),
         (nn.Sequential(nn.Linear(3, 3)), {"exclude": ("0.*",)}, "not excluded"),
+        (nn.Sequential(nn.Linear(3, 3)), {"exclude": ("1.*",)}, "matches none. The names are 0.weight"),
         (nn.Sequential(nn.Linear(3, 3)), {"columns": 0}, "columns"),
         (nn.Sequential(nn.Linear(3, 3)), {"columns": 2, "sketch": Sketch.MEAN}, "columns=1"),
     ],

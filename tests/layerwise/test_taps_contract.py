@@ -326,7 +326,7 @@ def test_a_state_of_another_method_or_model_is_refused(method: str) -> None:
 
 def test_one_warning_names_all_that_is_left_to_the_base_optimizer(method: str) -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 3), nn.GRU(3, 2))
-    with pytest.warns(UserWarning, match=r"0 \(Embedding\), 1 \(LayerNorm\), 3 \(GRU\)") as caught:
+    with pytest.warns(UserWarning, match=r"0 \(Embedding\), 1 \(LayerNorm\), 3 \(GRU\)\.") as caught:
         PRECONDITIONERS[method](model)
     assert len(caught) == 1
     assert caught[0].filename == __file__

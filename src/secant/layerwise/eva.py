@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -81,6 +82,8 @@ class EvaPreconditioner(Preconditioner):
             outputs=True,
             every=every,
             length=length,
+            largest_inputs=math.inf,
+            largest_outputs=math.inf,
             exclude=exclude,
             seed=seed,
             process_group=process_group,

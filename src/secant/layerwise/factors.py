@@ -1,4 +1,4 @@
-"""Inverse factors of a stack of matrices, corrected by sketches of their gradients.
+"""Inverse factors of a stack of matrices, corrected by sketches of their averaged gradients.
 
 Each factor ``P`` is symmetric positive definite, of shape ``(p, p)``, one for each of ``layers`` equal matrices. A sketch ``V`` of shape ``(p, r)``
 shrinks it along its columns, measured in its own metric::

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -30,6 +31,7 @@ class FoofPreconditioner(Preconditioner):
         damping: ``d`` over the mean eigenvalue of ``A``; it is known exactly and stays between half of this and all of it.
         columns: Vectors ``r`` in ``V``. More cost more and follow the second moment better.
         every: Steps from one correction to the next.
+        largest_side: Weights with more inputs are left alone, as the warning says.
         length: How long preconditioned gradients are.
         exclude: Shell patterns of the names of weights to leave alone, for instance ``("head.*",)``.
         seed: Of the signs; the same on all ranks.
@@ -65,6 +67,7 @@ class FoofPreconditioner(Preconditioner):
         damping: float = 0.01,
         columns: int = 4,
         every: int = 1,
+        largest_side: int = 8192,
         length: Length = Length.OF_GRADIENT,
         exclude: Sequence[str] = (),
         seed: int = 0,
@@ -79,6 +82,8 @@ class FoofPreconditioner(Preconditioner):
             outputs=False,
             every=every,
             length=length,
+            largest_inputs=largest_side,
+            largest_outputs=math.inf,
             exclude=exclude,
             seed=seed,
             process_group=process_group,
@@ -119,6 +124,7 @@ class Foof(TappedOptimizer):
         damping: float = 0.01,
         columns: int = 4,
         every: int = 1,
+        largest_side: int = 8192,
         rules: Mapping[str, Rule | str] | None = None,
         seed: int = 0,
         process_group: dist.ProcessGroup | None = None,
@@ -129,6 +135,7 @@ class Foof(TappedOptimizer):
             damping=damping,
             columns=columns,
             every=every,
+            largest_side=largest_side,
             exclude=names_of_others(model, rules),
             seed=seed,
             process_group=process_group,

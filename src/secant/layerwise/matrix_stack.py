@@ -134,6 +134,7 @@ class MatrixStack:
         self._right = self._stacked(states, "right", (self.columns, self.columns)) if right else None
         self._stretched = self._stacked(states, "stretched", (min(self.rows, self.columns),))
         self._stretch = self._stacked(states, "stretch", ())
+        self._scale: Tensor | None = None
         self._step = states[0]["step"] if states[0] else torch.zeros((), dtype=torch.float32)
         self._publish(states)
 
@@ -165,7 +166,10 @@ class MatrixStack:
         # by the averaged gradient, not by the batch's: its covariance is that of what is stepped along, with far less of the noise in it
         if corrects:
             self._correct(average, signs)
-        update = self._precondition(average)
+        if corrects or self._scale is None:  # a power of two changes no bit of the step, so an old one serves, and none is saved
+            size = largest_entries(average).clamp(2.0**-100, 2.0**100)
+            self._scale = torch.frexp(size).mantissa / size
+        update = self._precondition(average, self._scale)
         norm = torch.linalg.vector_norm(update, dim=(-2, -1)).clamp_min(_SMALLEST_NORM)
         if corrects:
             self._measure_stretch(update, norm, iterations)
@@ -189,10 +193,8 @@ class MatrixStack:
             kappa = window_kappa(side, rank, count, options.window, options.largest_kappa) if options.kappa is None else options.kappa
             correct(factor, sketch, kappa, options.power)
 
-    def _precondition(self, average: Tensor) -> Tensor:
-        """The average between its factors, up to a power of two that brings its entries near one: squares of the update stay in range at every scale."""
-        size = largest_entries(average).clamp(2.0**-100, 2.0**100)
-        scale = torch.frexp(size).mantissa / size
+    def _precondition(self, average: Tensor, scale: Tensor) -> Tensor:
+        """The average between its factors, times a power of two that keeps the squares of the update in range at every size of gradients."""
         dtype = self._multiply_dtype
         product = average.to(dtype)
         if self._left is not None:

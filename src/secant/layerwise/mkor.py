@@ -32,6 +32,7 @@ class MkorPreconditioner(Preconditioner):
         sketch: ``Sketch.SIGNS`` makes ``A`` and ``S`` the factors of K-FAC on average; ``Sketch.MEAN`` takes the mean over the batch as the source does, whose
             square lacks the covariance.
         every: Steps from one correction to the next; the source takes 10.
+        largest_side: Weights with more inputs or outputs are left alone, as the warning says.
         length: How long preconditioned gradients are; ``Length.OF_GRADIENT`` is the source's.
         exclude: Shell patterns of the names of weights to leave alone, for instance ``("head.*",)``.
         seed: Of the signs; the same on all ranks.
@@ -70,6 +71,7 @@ class MkorPreconditioner(Preconditioner):
         columns: int = 4,
         sketch: Sketch = Sketch.SIGNS,
         every: int = 1,
+        largest_side: int = 8192,
         length: Length = Length.OF_GRADIENT,
         exclude: Sequence[str] = (),
         seed: int = 0,
@@ -84,6 +86,8 @@ class MkorPreconditioner(Preconditioner):
             outputs=True,
             every=every,
             length=length,
+            largest_inputs=largest_side,
+            largest_outputs=largest_side,
             exclude=exclude,
             seed=seed,
             process_group=process_group,
@@ -126,6 +130,7 @@ class Mkor(TappedOptimizer):
         columns: int = 4,
         sketch: Sketch = Sketch.SIGNS,
         every: int = 1,
+        largest_side: int = 8192,
         rules: Mapping[str, Rule | str] | None = None,
         seed: int = 0,
         process_group: dist.ProcessGroup | None = None,
@@ -137,6 +142,7 @@ class Mkor(TappedOptimizer):
             columns=columns,
             sketch=sketch,
             every=every,
+            largest_side=largest_side,
             exclude=names_of_others(model, rules),
             seed=seed,
             process_group=process_group,

@@ -58,6 +58,8 @@ class Preconditioner(ABC):
         outputs: Whether output gradients are captured.
         every: Steps from one correction of the curvature to the next; the passes between them are not captured.
         length: How long preconditioned gradients are.
+        largest_inputs: Weights with more columns are left alone.
+        largest_outputs: Weights with more rows are left alone.
         exclude: Shell patterns of the names of weights to leave alone.
         seed: Of the signs; the same on all ranks.
         process_group: Ranks over which captures are reduced (gradients are averaged by ``DistributedDataParallel``); None communicates nothing.
@@ -78,13 +80,25 @@ class Preconditioner(ABC):
         outputs: bool,
         every: int,
         length: Length,
+        largest_inputs: float,
+        largest_outputs: float,
         exclude: Sequence[str],
         seed: int,
         process_group: dist.ProcessGroup | None,
     ) -> None:
         _check_options(factor_decay, damping, every)
         self._factor_decay, self._damping, self._every, self._length = factor_decay, damping, every, length
-        self.taps = Taps(model, columns=columns, sketch=sketch, outputs=outputs, exclude=exclude, seed=seed, process_group=process_group)
+        self.taps = Taps(
+            model,
+            columns=columns,
+            sketch=sketch,
+            outputs=outputs,
+            largest_inputs=largest_inputs,
+            largest_outputs=largest_outputs,
+            exclude=exclude,
+            seed=seed,
+            process_group=process_group,
+        )
         self.skipped_steps = 0
         self._parameters = list(model.parameters())
         self._names = {weight: name for name, weight in self.taps.weights.items()}
@@ -138,7 +152,9 @@ class Preconditioner(ABC):
         if listened:
             self._check_arrived(captures)
         for name, capture in captures.items():
-            self._curvature(name).correct(capture)
+            if name not in self._curvatures:
+                self._curvatures[name] = self._fresh(name)
+            self._curvatures[name].correct(capture)
         self.taps.clear()
         self._go_to(self.taps.step + 1)
         return True
@@ -193,9 +209,10 @@ class Preconditioner(ABC):
         unknown = sorted(set(state_dict["curvatures"]) - set(self.taps.weights))
         if unknown:
             raise ValueError(f"Expected a state for tapped weights of this model, got one with {', '.join(unknown)}. Build the model as it was.")
-        self._curvatures = {}
-        for weight_name, state in state_dict["curvatures"].items():
-            self._curvature(weight_name).load(state)
+        curvatures = {weight_name: self._fresh(weight_name) for weight_name in state_dict["curvatures"]}
+        for weight_name, curvature in curvatures.items():
+            curvature.load(state_dict["curvatures"][weight_name])
+        self._curvatures = curvatures
         self.skipped_steps = state_dict["skipped_steps"]
         self.taps.clear()
         self.taps.seed = state_dict["seed"]
@@ -205,11 +222,9 @@ class Preconditioner(ABC):
         self.taps.step = step
         self.taps.listening = step % self._every == 0
 
-    def _curvature(self, name: str) -> LayerCurvature:
-        if name not in self._curvatures:
-            weight = self.taps.weights[name].detach()
-            self._curvatures[name] = self._new_curvature(weight.flatten(1).to(_wide(weight.dtype)))
-        return self._curvatures[name]
+    def _fresh(self, name: str) -> LayerCurvature:
+        weight = self.taps.weights[name].detach()
+        return self._new_curvature(weight.flatten(1).to(_wide(weight.dtype)))
 
     def _check_arrived(self, captures: dict[str, Capture]) -> None:
         missing = [name for weight, name in self._names.items() if name not in captures and weight.grad is not None and bool(weight.grad.any())]
@@ -242,4 +257,4 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _warn_left_out(method: str, left_out: dict[str, str]) -> None:
     names = ", ".join(f"{name} ({kind})" for name, kind in left_out.items())
-    warn_user(f"{method} preconditions Linear, Conv1d and Conv2d layers; the base optimizer trains {names} with plain gradients.")
+    warn_user(f"{method} leaves to the base optimizer what is no Linear, Conv1d or Conv2d layer, or too large: {names}.")

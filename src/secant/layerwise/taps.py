@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from secant.layerwise.routing import refuse_unsupported
+from secant.layerwise.routing import matrix_shape, refuse_unsupported
 from secant.layerwise.signs import check_columns, key_of
 from secant.layerwise.sketching import Sketch, has_rows
 from secant.layerwise.tap import Tap, TapSettings
@@ -65,12 +65,14 @@ class Taps:
         columns: Vectors ``r`` per side, 1 to 32; 1 with ``Sketch.MEAN``.
         sketch: Random signs or the mean.
         outputs: Whether output gradients are captured, too.
+        largest_inputs: Weight matrices with more columns are left out.
+        largest_outputs: Weight matrices with more rows are left out.
         exclude: Shell patterns of the names of weights that are not tapped, for instance ``("head.*", "blocks.0.*")``.
         seed: Of the signs; the same on all ranks.
         process_group: Ranks over which captures are reduced; None communicates nothing.
 
     Raises:
-        ValueError: ``columns`` is out of range, or no layer can be tapped.
+        ValueError: ``columns`` is out of range, a pattern matches no parameter, or no layer can be tapped.
         TypeError: A parameter is distributed, sparse, or not yet initialized.
 
     Cost: ``4 (m + n) r`` bytes per weight of shape ``(n, m)``, and ``2 r`` flops per element of a layer's inputs and output gradients: ``r / n`` and ``r / m``
@@ -84,6 +86,8 @@ class Taps:
         columns: int = 1,
         sketch: Sketch = Sketch.SIGNS,
         outputs: bool = True,
+        largest_inputs: float = math.inf,
+        largest_outputs: float = math.inf,
         exclude: Sequence[str] = (),
         seed: int = 0,
         process_group: dist.ProcessGroup | None = None,
@@ -91,7 +95,8 @@ class Taps:
         check_columns(columns)
         if sketch is Sketch.MEAN and columns != 1:
             raise ValueError(f"Expected columns=1 with Sketch.MEAN, which has a single vector, got columns={columns}. Use Sketch.SIGNS.")
-        found = _find(model, exclude)
+        _check_patterns(model, exclude)
+        found = _find(model, exclude, (largest_outputs, largest_inputs))
         if not found.weights:
             raise ValueError("Expected a Linear, Conv1d or Conv2d layer that can be tapped and is not excluded, got none. Use an optimizer without taps.")
         self.left_out = found.left_out
@@ -218,7 +223,7 @@ class _Found:
     left_out: dict[str, str]
 
 
-def _find(model: nn.Module, exclude: Sequence[str]) -> _Found:
+def _find(model: nn.Module, exclude: Sequence[str], largest: tuple[float, float]) -> _Found:
     attention = {part for module in model.modules() if isinstance(module, nn.MultiheadAttention) for part in module.modules()}
     users: dict[Tensor, list[tuple[str, nn.Module, str]]] = {}
     for name, module in model.named_modules():
@@ -231,8 +236,17 @@ def _find(model: nn.Module, exclude: Sequence[str]) -> _Found:
         uses = users[parameter]
         if any(fnmatchcase(name, pattern) for pattern in exclude):
             continue
-        if not all(has_rows(module) and module not in attention for _, module, _ in uses):
+        are_rows = all(has_rows(module) and module not in attention for _, module, _ in uses)
+        is_weight = are_rows and all(own == "weight" for _, _, own in uses)
+        if not are_rows or (is_weight and any(side > limit for side, limit in zip(matrix_shape(parameter), largest, strict=True))):
             left_out |= {user or "the model itself": type(module).__name__ for user, module, _ in uses if parameter.requires_grad}
-        elif all(own == "weight" for _, _, own in uses):
+        elif is_weight:
             weights[name] = (parameter, [module for _, module, _ in uses])
     return _Found(weights, left_out)
+
+
+def _check_patterns(model: nn.Module, exclude: Sequence[str]) -> None:
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    unused = [pattern for pattern in exclude if not any(fnmatchcase(name, pattern) for name in names)]
+    if unused:
+        raise ValueError(f"Expected patterns that match parameter names, got {unused[0]!r}, which matches none. The names are {', '.join(names[:8])}, ...")

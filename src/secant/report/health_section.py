@@ -116,6 +116,6 @@ def _noise(places: Sequence[Standing]) -> str:
         runs = [_Watched(_moments(run)) for run in place.runs]
         points = curve(runs, lambda moment: float(moment.step), lambda moment: moment.noise_scale)
         if points:
-            lines.append(Line(index, place.name, points))
+            lines.append(Line(index, place.method, points))
     svg = line_figure(lines, "step", "noise scale (samples)", "noise-scale", cut_high=False)
     return f'<h3 class="part">Noise scale</h3>{paragraph(_NOISE_RULE, "note")}<figure>{svg}</figure>' if svg else ""

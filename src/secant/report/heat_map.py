@@ -20,7 +20,11 @@ _MOST_ROWS = 44
 """Beyond, rows become thinner and not every one is named."""
 
 _MOST_TICKS = 9
-_TOP_INCHES, _BOTTOM_INCHES, _RIGHT_INCHES, _GAP_INCHES = 0.06, 0.52, 0.86, 0.12
+_TOP_INCHES, _BOTTOM_INCHES, _RIGHT_INCHES, _GAP_INCHES = 0.26, 0.52, 0.86, 0.12
+_NAME_GAP_INCHES = 0.16
+_BOLD = 1.2
+"""How much wider bold text is, at most."""
+
 _SHADES = 9
 _FAINTEST = 0.08
 _MOST_NAME_INCHES = 1.75
@@ -73,7 +77,8 @@ def heat_map(shown: HeatMap, identifier: str, title: str) -> str:
     if not shown.rows or not shown.columns:
         return ""
     names = [_short(name) for name in shown.rows]
-    left = max(text_inches(name) for name in names) + 0.16
+    widths = (text_inches(short) * (_BOLD if name in shown.flagged else 1.0) for name, short in zip(shown.rows, names, strict=True))
+    left = max(widths) + _NAME_GAP_INCHES
     rows = min(len(names), _MOST_ROWS)
     height = max(rows * _ROW_INCHES, _SCALE_INCHES) + _TOP_INCHES + _BOTTOM_INCHES
     inner = height - _TOP_INCHES - _BOTTOM_INCHES
