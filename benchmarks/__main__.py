@@ -15,6 +15,7 @@ NAMES = (
     "operators",
     "predictions",
     "nets",
+    "deep_nets",
     "mini_batch",
     "mini_batch_ablation",
     "fine_tuning",
