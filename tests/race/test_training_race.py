@@ -20,7 +20,7 @@ from secant.race.ledger import append_record, read_records
 from secant.race.method import Method, Origin
 from secant.race.plan import Plan, race
 from secant.race.records import RunRecord, Status
-from secant.race.registry import select_methods
+from secant.race.registry import methods_for, select_methods
 from secant.race.runner import Run
 from secant.race.source import Source
 from secant.race.standings import standings
@@ -128,7 +128,7 @@ def test_both_families_are_judged_by_the_same_loss(training_plan: Planner) -> No
 
 @pytest.mark.parametrize("name", ["ssbroyden", "torch-lbfgs", "scipy-lbfgsb", "torchzero-bfgs"])
 def test_a_full_batch_in_parts_is_the_same_full_batch(name: str, training_plan: Planner) -> None:
-    (method,) = select_methods([name], trains=True)
+    method = methods_for(trains=True)[name]
     if not method.is_installed:
         pytest.skip(f"{name} is not installed")
     whole = one(training_plan(method, budget=Budget(epochs=12)))
