@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secant.layerwise.preconditioner import Length
+from secant.layerwise.tapped_optimizer import Base
 
 from .tapped import OPTIMIZERS, PRECONDITIONERS, SharedNet, conv_net, dense_net, flat, random, train
 
@@ -149,7 +150,7 @@ def test_the_scale_of_the_loss_does_not_matter(method: str) -> None:
     for scale in (1.0, 2.0**-26, 2.0**26):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Tanh(), nn.Linear(5, 4, bias=False))
-        optimizer = OPTIMIZERS[method](model, rules={"2.weight": "kron"})  # AdamW's eps is on a scale of its own
+        optimizer = OPTIMIZERS[method](model, base=Base.MOMENTUM, rules={"2.weight": "kron"})  # AdamW's eps is on a scale of its own
         for batch in BATCHES:
             optimizer.zero_grad()
             (model(batch.float()).square().mean() * scale).backward()
@@ -176,12 +177,40 @@ def test_preconditioned_gradients_keep_their_length_and_others_are_left_alone(me
 def test_updates_have_the_stated_size_and_weights_decay_by_themselves(method: str) -> None:
     model = dense_net()
     before = copy.deepcopy(model.state_dict())
-    train(model, OPTIMIZERS[method](model, lr=0.5, weight_decay=0.1), BATCHES[:1])
+    train(model, OPTIMIZERS[method](model, base=Base.MOMENTUM, lr=0.5, weight_decay=0.1), BATCHES[:1])
     update = model[0].weight.detach() - 0.95 * before["0.weight"]
     torch.testing.assert_close(update.square().mean().sqrt(), torch.tensor(0.2 * 0.5, dtype=torch.float64))
     still = dense_net()
     train(still, OPTIMIZERS[method](still, lr=0.0, weight_decay=0.1), BATCHES[:2])
     assert torch.equal(flat(still), flat(dense_net()))
+
+
+def test_before_adamw_the_whole_optimizer_is_the_preconditioner_and_adamw(method: str) -> None:
+    whole, pair = dense_net(), dense_net()
+    expected = train(whole, OPTIMIZERS[method](whole, base=Base.ADAMW, lr=0.05, weight_decay=0.1), BATCHES)
+    preconditioner = PRECONDITIONERS[method](pair, exclude=("4.*",))
+    optimizer = torch.optim.AdamW(pair.parameters(), lr=0.05, weight_decay=0.1)
+    for batch in BATCHES:
+        optimizer.zero_grad()
+        pair(batch).square().mean().backward()
+        preconditioner.step()
+        optimizer.step()
+    torch.testing.assert_close(flat(pair), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_averages_and_curvature_of_half_precision_weights_are_single(method: str) -> None:
+    model = dense_net(torch.bfloat16)
+    optimizer = OPTIMIZERS[method](model, base=Base.MOMENTUM)
+    train(model, optimizer, [batch.bfloat16() for batch in BATCHES[:2]])
+    saved = optimizer.state_dict()["secant"]
+    tensors = [*saved["averages"].values()]
+    pending = [saved["preconditioner"]["curvatures"]]
+    while pending:
+        for value in pending.pop().values():
+            pending.extend([value] if isinstance(value, dict) else [])
+            tensors.extend([value] if isinstance(value, Tensor) else [])
+    assert len(tensors) > 2
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
 
 
 def test_what_was_not_called_or_is_frozen_stays(method: str) -> None:

@@ -14,7 +14,7 @@ from secant.layerwise.layer_curvature import LayerCurvature
 from secant.layerwise.preconditioner import Length, Preconditioner
 from secant.layerwise.routing import Rule
 from secant.layerwise.sketching import Sketch
-from secant.layerwise.tapped_optimizer import TappedOptimizer, names_of_others
+from secant.layerwise.tapped_optimizer import Base, TappedOptimizer, names_of_others
 from secant.layerwise.taps import Capture
 
 
@@ -97,10 +97,9 @@ class EvaPreconditioner(Preconditioner):
 class Eva(TappedOptimizer):
     """Eva as a whole optimizer.
 
-    Weights of hidden layers move by ``-0.2 lr`` times the unit-RMS form of the preconditioned averaged gradient; the last layer, biases, norms, embeddings
-    and layers that cannot be tapped are trained by ``AdamW`` at the same ``lr``. The curvature, its options, its source and its cost are those of
-    :class:`EvaPreconditioner`, the other options those of :class:`~secant.layerwise.tapped_optimizer.TappedOptimizer`; the averaged gradient adds 4 bytes per
-    element.
+    Preconditioned gradients of hidden layers go to ``AdamW``, which also trains the last layer, biases, norms, embeddings and layers that cannot be tapped. The
+    curvature, its options, its source and its cost are those of :class:`EvaPreconditioner`, the other options those of
+    :class:`~secant.layerwise.tapped_optimizer.TappedOptimizer`; ``AdamW`` adds two numbers per parameter.
 
     Example:
         >>> import torch
@@ -116,6 +115,7 @@ class Eva(TappedOptimizer):
         model: nn.Module,
         lr: float | Tensor = 0.01,
         *,
+        base: Base = Base.ADAMW,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -138,7 +138,7 @@ class Eva(TappedOptimizer):
             seed=seed,
             process_group=process_group,
         )
-        super().__init__(model, preconditioner, lr=lr, momentum=momentum, weight_decay=weight_decay, betas=betas, eps=eps, rules=rules)
+        super().__init__(model, preconditioner, base=base, lr=lr, momentum=momentum, weight_decay=weight_decay, betas=betas, eps=eps, rules=rules)
 
 
 @final

@@ -14,7 +14,7 @@ from secant.layerwise.moving_inverse import MovingInverse
 from secant.layerwise.preconditioner import Length, Preconditioner
 from secant.layerwise.routing import Rule
 from secant.layerwise.sketching import Sketch
-from secant.layerwise.tapped_optimizer import TappedOptimizer, names_of_others
+from secant.layerwise.tapped_optimizer import Base, TappedOptimizer, names_of_others
 from secant.layerwise.taps import Capture
 
 
@@ -116,6 +116,7 @@ class Foof(TappedOptimizer):
         model: nn.Module,
         lr: float | Tensor = 0.01,
         *,
+        base: Base = Base.MOMENTUM,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -140,7 +141,7 @@ class Foof(TappedOptimizer):
             seed=seed,
             process_group=process_group,
         )
-        super().__init__(model, preconditioner, lr=lr, momentum=momentum, weight_decay=weight_decay, betas=betas, eps=eps, rules=rules)
+        super().__init__(model, preconditioner, base=base, lr=lr, momentum=momentum, weight_decay=weight_decay, betas=betas, eps=eps, rules=rules)
 
 
 @final

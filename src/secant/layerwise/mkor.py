@@ -13,7 +13,7 @@ from secant.layerwise.moving_inverse import MovingInverse
 from secant.layerwise.preconditioner import Length, Preconditioner
 from secant.layerwise.routing import Rule
 from secant.layerwise.sketching import Sketch
-from secant.layerwise.tapped_optimizer import TappedOptimizer, names_of_others
+from secant.layerwise.tapped_optimizer import Base, TappedOptimizer, names_of_others
 from secant.layerwise.taps import Capture
 
 
@@ -121,6 +121,7 @@ class Mkor(TappedOptimizer):
         model: nn.Module,
         lr: float | Tensor = 0.01,
         *,
+        base: Base = Base.MOMENTUM,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -147,7 +148,7 @@ class Mkor(TappedOptimizer):
             seed=seed,
             process_group=process_group,
         )
-        super().__init__(model, preconditioner, lr=lr, momentum=momentum, weight_decay=weight_decay, betas=betas, eps=eps, rules=rules)
+        super().__init__(model, preconditioner, base=base, lr=lr, momentum=momentum, weight_decay=weight_decay, betas=betas, eps=eps, rules=rules)
 
 
 @final

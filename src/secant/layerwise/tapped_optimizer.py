@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import math
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import torch
@@ -18,11 +19,23 @@ _SAVED = "secant"
 _SIZE = 0.2  # about the root mean square of Adam's update, so that both kinds of parameters share one learning rate
 
 
-class TappedOptimizer(torch.optim.Optimizer):
-    """Preconditions the averaged gradients of tapped weights; everything else is trained by ``AdamW``.
+class Base(Enum):
+    """What steps behind the preconditioner.
 
-    An update of a tapped weight has a root mean square of ``0.2 lr`` whatever the scale of the loss. A step with a gradient or a capture that is not finite
-    changes nothing but :attr:`skipped_steps`. Captures live as long as gradients: ``zero_grad`` and ``step`` drop them.
+    Attributes:
+        MOMENTUM: The gradient is averaged, the average preconditioned, and the step brought to a root mean square of ``0.2 lr``.
+        ADAMW: The gradient is preconditioned at its own length (``.grad`` holds it afterwards) and given to ``AdamW``.
+    """
+
+    MOMENTUM = "momentum"
+    ADAMW = "adamw"
+
+
+class TappedOptimizer(torch.optim.Optimizer):
+    """Preconditions the gradients of tapped weights; everything else is trained by ``AdamW``.
+
+    A step with a gradient or a capture that is not finite changes nothing but :attr:`skipped_steps`. Captures live as long as gradients: ``zero_grad`` and
+    ``step`` drop them.
 
     Under ``torch.amp.GradScaler`` call ``scaler.step(optimizer, scaler=scaler)``, so that the captures are brought to the scale of the gradients.
 
@@ -32,8 +45,9 @@ class TappedOptimizer(torch.optim.Optimizer):
     Args:
         model: Its parameters are trained; others can be added as groups, and ``AdamW`` trains them.
         preconditioner: Of the model; its weights move along preconditioned gradients.
+        base: What steps behind it.
         lr: Learning rate of all parameters; schedulers act on it.
-        momentum: Weight of the past in the averaged gradient of a tapped weight.
+        momentum: Weight of the past in the averaged gradient of ``Base.MOMENTUM``.
         weight_decay: Decoupled: each step multiplies the parameters by ``1 - lr * weight_decay``.
         betas: Of ``AdamW``.
         eps: Of ``AdamW``.
@@ -49,6 +63,7 @@ class TappedOptimizer(torch.optim.Optimizer):
         model: nn.Module,
         preconditioner: Preconditioner,
         *,
+        base: Base,
         lr: float | Tensor,
         momentum: float,
         weight_decay: float,
@@ -57,6 +72,7 @@ class TappedOptimizer(torch.optim.Optimizer):
         rules: Mapping[str, Rule | str] | None,
     ) -> None:
         self.preconditioner = preconditioner
+        self._base = base
         self._routes = _tapped(_routes(model, rules), preconditioner)
         self._averages: dict[Tensor, Tensor] = {}
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "eps": eps}
@@ -136,15 +152,21 @@ class TappedOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What ``pickle`` and ``deepcopy`` take; a copy belongs to the copy of the model that is made with it."""
-        return super().__getstate__() | {"preconditioner": self.preconditioner, "_averages": self._averages, "_routes": self._routes}
+        return super().__getstate__() | {"preconditioner": self.preconditioner, "_base": self._base, "_averages": self._averages, "_routes": self._routes}
 
     def _advance(self, group: dict[str, Any]) -> None:
         lr, decay = float(group["lr"]), group["weight_decay"]
-        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-        tapped = [parameter for parameter in trained if self._is_tapped(parameter)]
-        for weight in tapped:
-            self._move(weight, lr, group["momentum"], decay)
-        others = [parameter for parameter in trained if not self._is_tapped(parameter)]
+        others = []
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            if not self._is_tapped(parameter):
+                others.append(parameter)
+            elif self._base is Base.MOMENTUM:
+                self._move(parameter, lr, group["momentum"], decay)
+            else:
+                parameter.grad.copy_(self.preconditioner.precondition(parameter, parameter.grad))
+                others.append(parameter)
         states = [self.state[parameter] for parameter in others]
         adamw_step(others, states, lr=lr, betas=group["betas"], eps=group["eps"], weight_decay=decay, maximize=False)
 
