@@ -167,8 +167,9 @@ class MatrixStack:
         if corrects:
             self._correct(average, signs)
         if corrects or self._scale is None:  # a power of two changes no bit of the step, so an old one serves, and none is saved
-            size = largest_entries(average).clamp(2.0**-100, 2.0**100)
-            self._scale = torch.frexp(size).mantissa / size
+            size = largest_entries(average)
+            bounded = size.clamp(2.0**-100, 2.0**100)
+            self._scale = torch.where(size > 0, torch.frexp(bounded).mantissa / bounded, 1.0)  # of zeros none follows: the next ones may have any size
         update = self._precondition(average, self._scale)
         norm = torch.linalg.vector_norm(update, dim=(-2, -1)).clamp_min(_SMALLEST_NORM)
         if corrects:
