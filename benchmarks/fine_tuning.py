@@ -32,9 +32,9 @@ STEPS = 60
 PRETRAINING, PRETRAINING_RATE = 160, 3e-3
 BATCH = example.MICRO_BATCH * example.ACCUMULATED
 RATES: dict[tuple[str, str], tuple[float, ...]] = {
-    ("full", "rank-one-kron"): (0.003, 0.01, 0.03),
+    ("full", "rank-one-kron"): (0.003, 0.01, 0.03, 0.1),
     ("full", "adamw"): (1e-3, 3e-3, 1e-2),
-    ("lora", "rank-one-kron"): (0.03, 0.1),
+    ("lora", "rank-one-kron"): (0.03, 0.1, 0.3),
     ("lora", "adamw"): (3e-3, 1e-2, 3e-2),
 }
 OPTIMIZERS: dict[str, Callable[[nn.Module, float], torch.optim.Optimizer]] = {

@@ -18,7 +18,7 @@ def moving(average: Tensor | None, vector: Tensor, weight: float) -> Tensor:
 
 def test_preconditioned_gradients_are_those_of_the_dense_kronecker_matrix() -> None:
     for model, shape in ((dense_net(), (8, 6)), (conv_net(), (8, 2, 8, 8))):
-        preconditioner = EvaPreconditioner(model, factor_decay=0.8, damping=0.3, length=Length.AS_SOLVED)
+        preconditioner = EvaPreconditioner(model, factor_decay=0.8, damping=0.3, sketch=Sketch.MEAN, length=Length.AS_SOLVED)
         witness = Taps(model, sketch=Sketch.MEAN)
         vectors: dict[str, tuple[Tensor | None, Tensor | None]] = dict.fromkeys(witness.weights, (None, None))
         for step in range(8):

@@ -48,8 +48,8 @@ class MkorPreconditioner(Preconditioner):
         Mozaffari, Li, Zhang & Dehnavi (2023), MKOR: Momentum-enabled Kronecker-factor-based optimizer using rank-1 updates, NeurIPS. Departures: the authors'
         code blends the inverse itself with the identity, ``0.95 P + 0.05 I``, and adds the mean vector with weight 1, so that ``P`` is the inverse of no
         average; here it is. Their stabilizer, which mixes the identity in once the norm of ``P`` passes a bound, becomes that bound: the norm never passes
-        ``2 / (damping * mean eigenvalue)``, and the inverse stays exact. Signs and 4 columns by default: on an ill-conditioned regression and a small
-        convolution net the loss was 0.2 and 0.4 of that with means at the same learning rate. Biases are left to the base optimizer.
+        ``2 / (damping * mean eigenvalue)``, and the inverse stays exact. Signs and 4 columns by default: at the same learning rate the training loss was
+        0.7 of that with means on an ill-conditioned regression, and below 0.1 of it on a small convolution net. Biases are left to the base optimizer.
 
     Example:
         >>> import torch
