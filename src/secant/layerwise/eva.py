@@ -28,7 +28,8 @@ class EvaPreconditioner(Preconditioner):
     Args:
         model: As it is trained, before it is compiled; see :class:`~secant.layerwise.taps.Taps` for what is tapped.
         factor_decay: Of the moving averages.
-        damping: ``g`` over ``|a|^2 |b|^2``, the one eigenvalue of the curvature. Of the gradient's part along ``b a'`` the share ``1 / (1 + damping)`` is removed.
+        damping: ``g`` over ``|a|^2 |b|^2``, the one eigenvalue of the curvature. Of the gradient's part along ``b a'`` the share ``1 / (1 + damping)`` is
+            removed.
         sketch: ``Sketch.MEAN`` averages the rows of a batch, as the source does. With ``Sketch.SIGNS`` the sign of a vector is arbitrary and is turned towards
             the average first, which is a power iteration: ``a`` approaches the first eigenvector of the inputs' second moment, ``|a|^2`` about 0.64 times its
             eigenvalue.
