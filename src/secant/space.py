@@ -8,6 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+_WIDENED = 1 << 16  # columns: enough to hide the launches, few enough to stay in cache
+
 
 class Space(ABC):
     """Inner products of flat vectors that may be spread over several ranks.
@@ -19,6 +21,14 @@ class Space(ABC):
     @abstractmethod
     def gram(self, *rows: Tensor) -> list[list[float]]:
         """All inner products ``rows[i] . rows[j]`` of vectors of shape ``(n,)``. Cost: one pass over the rows and one reduction."""
+
+    @abstractmethod
+    def cross(self, rows: Tensor, v: Tensor) -> Tensor:
+        """The inner products of stored rows, shape ``(k, n)``, with a vector, shape ``(n,)``.
+
+        Returns:
+            Shape ``(k,)``, float64, on the host. Cost: one pass over the rows and one reduction.
+        """
 
     def dot(self, a: Tensor, b: Tensor) -> float:
         """The inner product ``a . b`` of two vectors of shape ``(n,)``."""
@@ -44,6 +54,16 @@ class LocalSpace(Space):
             stacked = stacked.double()
         products: list[list[float]] = (stacked @ stacked.T).tolist()
         return products
+
+    def cross(self, rows: Tensor, v: Tensor) -> Tensor:
+        """The inner products ``rows @ v``; see :class:`Space`. float32 rows are widened a block of columns at a time, never as a whole."""
+        if rows.dtype != torch.float32 or rows.device.type == "mps":
+            return torch.mv(rows, v).double().cpu()
+        products = torch.zeros(rows.shape[0], dtype=torch.float64, device=rows.device)
+        for start in range(0, v.numel(), _WIDENED):
+            block = slice(start, start + _WIDENED)
+            products.addmv_(rows[:, block].double(), v[block].double())
+        return products.cpu()
 
     def dot(self, a: Tensor, b: Tensor) -> float:
         """The inner product ``a . b``, without stacking the two vectors."""

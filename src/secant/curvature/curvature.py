@@ -8,6 +8,7 @@ from torch import Tensor
 
 from secant.objective import Objective
 from secant.step import Correction, Point, Step
+from secant.subproblem.eigenbasis import Eigenbasis
 
 StateValue = Tensor | float | int | str | None
 State = dict[str, StateValue]
@@ -69,3 +70,7 @@ class QuadraticModel(Curvature):
     @abstractmethod
     def dense(self) -> Tensor:
         """``B`` as a symmetric matrix of shape ``(n, n)``, a new tensor."""
+
+    @abstractmethod
+    def eigenbasis(self, g: Tensor) -> Eigenbasis | None:
+        """``B`` seen from ``g`` of shape ``(n,)`` where it is known in a few eigenvectors, at the cost of a few passes over the model; None otherwise."""

@@ -16,6 +16,7 @@ from secant.curvature.symmetric import DeferredSymmetric
 from secant.objective import Objective
 from secant.space import Space
 from secant.step import Correction, Point, Step
+from secant.subproblem.eigenbasis import Eigenbasis
 
 T = TypeVar("T")
 
@@ -151,6 +152,10 @@ class SR1(QuadraticModel):
     def dense(self) -> Tensor:
         """``B`` as a new symmetric matrix of shape ``(n, n)``."""
         return _known(self._model).dense()
+
+    def eigenbasis(self, g: Tensor) -> Eigenbasis | None:
+        """None: a dense matrix has no cheap one."""
+        return None
 
     def dense_inverse(self) -> Tensor:
         """``H`` as a new symmetric matrix of shape ``(n, n)``."""

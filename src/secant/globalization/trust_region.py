@@ -14,7 +14,8 @@ from secant.globalization.globalization import Globalization, Memory
 from secant.objective import Objective
 from secant.space import Space
 from secant.step import Outcome, Point, Step
-from secant.subproblem.exact import exact
+from secant.subproblem.eigenbasis import dense_eigenbasis
+from secant.subproblem.exact import within_radius
 from secant.subproblem.solution import Solution
 from secant.subproblem.steihaug import steihaug
 
@@ -102,10 +103,10 @@ class TrustRegion(Globalization[QuadraticModel]):
         newton = self._newton(space, point, curvature, radius)
         if newton is not None:
             return newton
-        if point.x.numel() < self._exact_below:
-            solution = exact(point.grad, curvature.dense(), radius)
-        else:
-            solution = steihaug(point.grad, curvature.multiply, radius, space)
+        basis = curvature.eigenbasis(point.grad)
+        if basis is None and point.x.numel() < self._exact_below:
+            basis = dense_eigenbasis(point.grad, curvature.dense())
+        solution = steihaug(point.grad, curvature.multiply, radius, space) if basis is None else within_radius(basis, radius)
         return _proposal(space, point, solution)
 
     def _newton(self, space: Space, point: Point, curvature: QuadraticModel, radius: float) -> _Proposal | None:

@@ -1,22 +1,18 @@
-"""The trust-region subproblem by a full eigendecomposition, hard case included."""
+"""The trust-region subproblem in an eigenbasis, hard case included."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
+from secant.subproblem.eigenbasis import Eigenbasis, dense_eigenbasis
 from secant.subproblem.solution import Solution
 
 _NEWTON_ROUNDS = 100
 
 
 def exact(g: Tensor, B: Tensor, radius: float) -> Solution:
-    """The global minimizer of ``g.p + p.Bp / 2`` within ``|p| <= radius``.
-
-    ``p = -(B + shift I)^-1 g`` with the shift that makes ``B + shift I`` positive semidefinite and ``shift (|p| - radius) = 0``. In the hard case, where
-    ``g`` is orthogonal to the lowest eigenvectors and the shifted step is too short, a multiple of a lowest eigenvector fills it up to the boundary.
+    """The global minimizer of ``g.p + p.Bp / 2`` within ``|p| <= radius``; see :func:`within_radius`.
 
     Args:
         g: Gradient, shape ``(n,)``.
@@ -25,32 +21,43 @@ def exact(g: Tensor, B: Tensor, radius: float) -> Solution:
 
     Returns:
         The step with ``B p``. Cost: one eigendecomposition, O(n^3).
+    """
+    return within_radius(dense_eigenbasis(g, B), radius)
+
+
+def within_radius(basis: Eigenbasis, radius: float) -> Solution:
+    """The global minimizer of ``g.p + p.Bp / 2`` within ``|p| <= radius`` and the span of the basis.
+
+    ``p = -(B + shift I)^-1 g`` with the shift that makes ``B + shift I`` positive semidefinite and ``shift (|p| - radius) = 0``. In the hard case, where
+    ``g`` is orthogonal to the lowest eigenvectors and the shifted step is too short, a multiple of a lowest eigenvector fills it up to the boundary.
+
+    Args:
+        basis: The matrix and the gradient in coordinates.
+        radius: Trust radius, positive.
+
+    Returns:
+        The step with ``B p``. Cost: O(k) per round of a few Newton rounds, and two combinations of the ``k`` basis vectors.
 
     Source:
         More & Sorensen (1983), SIAM J. Sci. Stat. Comput. 4(3); Nocedal & Wright (2006), theorem 4.1, eq. 4.37 to 4.45.
     """
-    unit = math.ldexp(1.0, math.frexp(float(B.abs().amax()))[1])  # LAPACK's thresholds are absolute: a power of two takes the scale out without rounding
-    values, vectors = torch.linalg.eigh(B / unit)
-    values *= unit
-    coefficients = vectors.T @ g
-    lowest = float(values[0])
-    tiny = torch.finfo(g.dtype).eps * float(values.abs().amax())
+    values, coefficients, lowest, tiny = basis.values, basis.coefficients, basis.lowest, basis.tiny
     if lowest > tiny:
         newton = -coefficients / values
         if float(newton.norm()) <= radius:
-            return _solution(vectors, values, newton, False, lowest)
+            return basis.solution(newton, on_boundary=False)
     # Everything below is in gaps above the least admissible shift, so that no digit is lost where the shift nearly cancels the lowest eigenvalue.
     gaps = values - min(lowest, 0.0)
     bottom = gaps <= 10.0 * tiny
     rest = torch.where(bottom, torch.zeros_like(gaps), -coefficients / torch.where(bottom, torch.ones_like(gaps), gaps))
     if bool(bottom.any()) and float(rest.norm()) <= radius and float(coefficients[bottom].norm()) <= tiny * radius:
         if lowest >= -tiny:  # singular: the lowest eigenvectors change nothing
-            return _solution(vectors, values, rest, False, lowest)
+            return basis.solution(rest, on_boundary=False)
         index = int(torch.nonzero(bottom)[0])
         fill = (radius**2 - float(rest.norm()) ** 2) ** 0.5
         rest[index] = fill if float(coefficients[index]) <= 0.0 else -fill
-        return _solution(vectors, values, rest, True, lowest)
-    return _solution(vectors, values, _on_boundary(gaps, coefficients, radius), True, lowest)
+        return basis.solution(rest, on_boundary=True)
+    return basis.solution(_on_boundary(gaps, coefficients, radius), on_boundary=True)
 
 
 def _on_boundary(gaps: Tensor, coefficients: Tensor, radius: float) -> Tensor:
@@ -73,6 +80,3 @@ def _on_boundary(gaps: Tensor, coefficients: Tensor, radius: float) -> Tensor:
     step = -coefficients / (gaps + excess)
     return step * (radius / float(step.norm()))
 
-
-def _solution(vectors: Tensor, values: Tensor, coefficients: Tensor, on_boundary: bool, lowest: float) -> Solution:
-    return Solution(vectors @ coefficients, vectors @ (values * coefficients), on_boundary, lowest < 0.0)
