@@ -85,6 +85,13 @@ def test_scales_do_not_matter(gradient: float, curvature: float, radius: float) 
         assert float(g @ p) < 0.0
 
 
+def test_gradient_whose_square_underflows_still_has_a_step() -> None:
+    g, B = problem([2.0, 6.0], 1.0, 0)
+    p = exact(g * 1e-162, B, 1e-163).p
+    assert torch.allclose(p * 1e162, exact(g, B, 0.1).p, rtol=1e-12, atol=0.0)
+    assert float(exact(torch.zeros_like(g), B, 1.0).p.norm()) == 0.0
+
+
 @laws
 @given(spectrum=spectra, radius=radii, seed=seeds)
 def test_model_falls_at_least_as_far_as_by_brute_force(spectrum: list[float], radius: float, seed: int) -> None:

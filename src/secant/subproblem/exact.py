@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -41,23 +43,33 @@ def within_radius(basis: Eigenbasis, radius: float) -> Solution:
     Source:
         More & Sorensen (1983), SIAM J. Sci. Stat. Comput. 4(3); Nocedal & Wright (2006), theorem 4.1, eq. 4.37 to 4.45.
     """
-    values, coefficients, lowest, tiny = basis.values, basis.coefficients, basis.lowest, basis.tiny
+    largest = float(basis.coefficients.abs().amax())
+    if largest == 0.0 and basis.lowest >= -basis.tiny:
+        return basis.solution(torch.zeros_like(basis.coefficients), on_boundary=False)
+    unit = math.ldexp(1.0, math.frexp(largest or radius)[1])  # a gradient of 1e-162 has a square of zero; a power of two leaves every digit
+    coordinates, on_boundary = _minimizer(basis, basis.coefficients / unit, radius / unit)
+    return basis.solution(coordinates * unit, on_boundary=on_boundary)
+
+
+def _minimizer(basis: Eigenbasis, coefficients: Tensor, radius: float) -> tuple[Tensor, bool]:
+    """The minimizer's coordinates for a gradient with these coefficients, and whether it lies on the boundary."""
+    values, lowest, tiny = basis.values, basis.lowest, basis.tiny
     if lowest > tiny:
         newton = -coefficients / values
         if float(newton.norm()) <= radius:
-            return basis.solution(newton, on_boundary=False)
+            return newton, False
     # Everything below is in gaps above the least admissible shift, so that no digit is lost where the shift nearly cancels the lowest eigenvalue.
     gaps = values - min(lowest, 0.0)
     bottom = gaps <= 10.0 * tiny
     rest = torch.where(bottom, torch.zeros_like(gaps), -coefficients / torch.where(bottom, torch.ones_like(gaps), gaps))
     if bool(bottom.any()) and float(rest.norm()) <= radius and float(coefficients[bottom].norm()) <= tiny * radius:
         if lowest >= -tiny:  # singular: the lowest eigenvectors change nothing
-            return basis.solution(rest, on_boundary=False)
+            return rest, False
         index = int(torch.nonzero(bottom)[0])
         fill = (radius**2 - float(rest.norm()) ** 2) ** 0.5
         rest[index] = fill if float(coefficients[index]) <= 0.0 else -fill
-        return basis.solution(rest, on_boundary=True)
-    return basis.solution(_on_boundary(gaps, coefficients, radius), on_boundary=True)
+        return rest, True
+    return _on_boundary(gaps, coefficients, radius), True
 
 
 def _on_boundary(gaps: Tensor, coefficients: Tensor, radius: float) -> Tensor:
@@ -79,4 +91,3 @@ def _on_boundary(gaps: Tensor, coefficients: Tensor, radius: float) -> Tensor:
         excess = proposal if low < proposal < high else 0.5 * (low + high)
     step = -coefficients / (gaps + excess)
     return step * (radius / float(step.norm()))
-
