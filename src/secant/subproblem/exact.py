@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from secant.subproblem.eigenbasis import Eigenbasis, dense_eigenbasis
 from secant.subproblem.solution import Solution
 
 _NEWTON_ROUNDS = 100
+_LEAST_RADIUS = 2.0**-500  # of the gradient's coefficients: squares of shorter steps would underflow
 
 
 def exact(g: Tensor, B: Tensor, radius: float) -> Solution:
@@ -48,7 +48,7 @@ def within_radius(basis: Eigenbasis, radius: float) -> Solution:
     if largest == 0.0 and basis.lowest >= -basis.tiny:
         return basis.solution(torch.zeros_like(basis.coefficients), on_boundary=False)
     unit = math.ldexp(1.0, math.frexp(largest or radius)[1])  # a gradient of 1e-162 has a square of zero; a power of two leaves every digit
-    coordinates, on_boundary = _minimizer(basis, basis.coefficients / unit, max(radius / unit, sys.float_info.min))
+    coordinates, on_boundary = _minimizer(basis, basis.coefficients / unit, max(radius / unit, _LEAST_RADIUS))
     return basis.solution(coordinates * unit, on_boundary=on_boundary)
 
 
