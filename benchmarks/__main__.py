@@ -12,6 +12,9 @@ NAMES = (
     "whole_step",
     "update_and_product",
     "initial_scale",
+    "saddles",
+    "limited_memory",
+    "estimators",
     "operators",
     "predictions",
     "nets",
@@ -19,6 +22,8 @@ NAMES = (
     "mini_batch",
     "mini_batch_ablation",
     "fine_tuning",
+    "cutest",
+    "limited_broyden",
     "table",
 )
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import mini_batch_tables
+from benchmarks import mini_batch_tables, second_order_tables
 from benchmarks.record import RESULTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "README.zh-CN.md", "docs/mini-batch-training.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/mini-batch-training.md", "docs/saddles.md", "docs/large-problems.md")
 BEGIN, END = "<!-- benchmarks: {} -->", "<!-- end -->"
 
 
@@ -42,6 +42,12 @@ def _tables() -> dict[str, str]:
         "mini-batch": mini_batch_tables.tasks_table(),
         "mini-batch goals": mini_batch_tables.goals_table(),
         "mini-batch ablation": mini_batch_tables.ablation_table(),
+        "cutest": second_order_tables.cutest_table(),
+        "large nets": second_order_tables.large_nets_table(),
+        "second-order goals": second_order_tables.goals_table(),
+        "saddles": second_order_tables.saddles_table(),
+        "saddle ends": second_order_tables.ends_table(),
+        "minima": second_order_tables.minima_table(),
     }
 
 

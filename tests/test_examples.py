@@ -97,6 +97,14 @@ def test_gradient_descent_learns_the_teacher_and_not_the_noise_and_sr1_is_faster
 
 
 @pytest.mark.slow
+@of("two_stages")
+def test_adam_on_batches_saves_the_first_passes_of_ss_broyden(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    result = example.main()
+    assert result.chain < 0.5 * result.ss_broyden < 2e-4  # measured: 1.7e-5 and 7.0e-5
+    assert "Adam -> SSBroyden after 2,000 iterations" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 @of("digits")
 def test_digits_are_learned_by_mini_batches(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     result = example.main()

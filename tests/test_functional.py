@@ -104,7 +104,9 @@ def test_complex_numbers_and_expanded_starts_are_taken() -> None:
     assert minimize(lambda x: (x - 1.0) ** 2, torch.tensor(0.0, dtype=DOUBLE)).x.shape == ()
 
 
-@pytest.mark.parametrize("start", [[0.0, 1.0], np.zeros(2), {"a": 1.0}, None], ids=["numbers", "numpy", "number in a dict", "None"])
+@pytest.mark.parametrize(
+    "start", [[torch.zeros(1), 1.0], {"a": np.zeros(2)}, {"a": 1.0}, None], ids=["number in a list", "numpy in a dict", "number in a dict", "None"]
+)
 def test_start_without_tensors_is_refused_with_the_remedy(start: Any) -> None:
     with pytest.raises(TypeError, match=r"torch\.as_tensor"):
         minimize(lambda x: x, start)
@@ -141,7 +143,7 @@ def test_module_is_trained_in_place_by_a_function_with_or_without_argument(call:
 def test_unknown_method_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="Did you mean 'ssbroyden'"):
         minimize(rosenbrock, START, method="ssbroiden")
-    with pytest.raises(ValueError, match="bfgs, broyden, dfp"):
+    with pytest.raises(ValueError, match="bfgs, broyden, "):
         minimize(rosenbrock, START, method="newton-raphson")
 
 

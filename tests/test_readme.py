@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/mini-batch-training.md"])
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/mini-batch-training.md", "docs/saddles.md", "docs/large-problems.md"])
 def test_tables_of_the_readme_are_those_of_the_committed_records(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
     from benchmarks.table import with_tables

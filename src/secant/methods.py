@@ -10,14 +10,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from secant.curvature.broyden import Broyden as BroydenCurvature
-from secant.curvature.curvature import Curvature
+from secant.curvature.curvature import Curvature, QuadraticModel
 from secant.curvature.initial import InitialScale, checked_initial_scale
+from secant.curvature.limited_broyden import LimitedBroyden
 from secant.curvature.scaling import FixedMember, MemberRule, self_scaled_bfgs, self_scaled_broyden
 from secant.curvature.sr1 import SR1 as SR1Curvature
 from secant.curvature.sr1 import InverseSR1
+from secant.globalization.cubic import Cubic
 from secant.globalization.globalization import Globalization
 from secant.globalization.hager_zhang import HagerZhang
 from secant.globalization.trust_region import TrustRegion
+from secant.limited_methods import LBFGS, LSR1
+from secant.newton_methods import CubicNewton, NewtonCG, SaddleFreeNewton
 from secant.optimizer import Callback, CurvatureOptimizer, Params
 
 
@@ -135,6 +139,75 @@ class SSBroyden(_Broyden):
 
 
 @final
+class LSSBroyden(CurvatureOptimizer[Curvature]):
+    """Self-scaled Broyden with limited memory: :class:`SSBroyden` in the span of the gradients.
+
+    The choice for physics-informed nets and other badly conditioned smooth fits in float64 with more parameters than a dense inverse can hold, 1e4 to 1e6. It
+    is the dense method until ``memory`` gradients were seen; then the directions of middling curvature are forgotten, the stiffest and the softest stay.
+    Memory: ``memory`` numbers per parameter, half as many more while they grow. Each iteration reads them five times.
+
+    Args:
+        params: As for every torch optimizer.
+        lr: See :class:`~secant.optimizer.CurvatureOptimizer`, as all other options.
+        memory: Directions at most, at least 8; no more than there are parameters are used. benchmarks/results/limited_broyden.json has error against time.
+        globalization: Any line search; Hager and Zhang's by default.
+        initial_scale: ``"auto"`` or a positive number ``c`` for ``H = c I``.
+        weight_decay: Becomes part of the objective.
+        maximize: Maximize instead.
+        iterations_per_step: Iterations in one call of ``step``.
+        gradient_tolerance: Relative to the first gradient.
+        max_step_length: Largest distance an iteration may move the parameters.
+        callback: Called after each iteration.
+        process_group: Ranks to reduce over.
+        reduction: ``"mean"`` or ``"sum"``.
+
+    Example:
+        >>> import torch, secant
+        >>> x = torch.full((2000,), 3.0, dtype=torch.float64, requires_grad=True)
+        >>> optimizer = secant.LSSBroyden([x], memory=50, iterations_per_step=300)
+        >>> loss = optimizer.step(lambda: (torch.linspace(1.0, 100.0, 2000, dtype=torch.float64) * (x - 1.0) ** 2).sum())
+        >>> torch.allclose(x, torch.ones(2000, dtype=torch.float64))
+        True
+
+    Source:
+        The self-scaled member of Al-Baali & Khalfan (2005) in the form of Urban, Stefanou & Pons (2025), arXiv 2405.04230; the span of the gradients of
+        Gill & Leonard (2001). Forgetting by eigenvalue is our own.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1.0,
+        *,
+        memory: int = 300,
+        globalization: Globalization[Curvature] | None = None,
+        initial_scale: InitialScale = "auto",
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        iterations_per_step: int = 1,
+        gradient_tolerance: float = 0.0,
+        max_step_length: float | None = None,
+        callback: Callback | None = None,
+        process_group: dist.ProcessGroup | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(
+            params,
+            LimitedBroyden(self_scaled_broyden, initial=checked_initial_scale(initial_scale), memory=memory),
+            globalization or HagerZhang(),
+            lr=lr,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            iterations_per_step=iterations_per_step,
+            gradient_tolerance=gradient_tolerance,
+            max_step_length=max_step_length,
+            callback=callback,
+            process_group=process_group,
+            reduction=reduction,
+        )
+
+
+@final
 class Broyden(CurvatureOptimizer[Curvature]):
     """One fixed member of the Broyden class with a dense inverse Hessian.
 
@@ -201,7 +274,7 @@ class SR1(CurvatureOptimizer[Curvature]):
     Args:
         params: As for every torch optimizer.
         lr: See :class:`~secant.optimizer.CurvatureOptimizer`, as all other options; here it multiplies the first trust radius.
-        globalization: A trust region (the default) or any line search.
+        globalization: A trust region (the default), cubic regularization or any line search.
         initial_scale: ``"auto"`` or a positive number ``c`` for ``H = c I``.
         weight_decay: Becomes part of the objective.
         maximize: Maximize instead.
@@ -221,7 +294,7 @@ class SR1(CurvatureOptimizer[Curvature]):
         params: Params,
         lr: float | Tensor = 1.0,
         *,
-        globalization: TrustRegion | Globalization[Curvature] | None = None,
+        globalization: TrustRegion | Cubic | Globalization[Curvature] | None = None,
         initial_scale: InitialScale = "auto",
         weight_decay: float = 0.0,
         maximize: bool = False,
@@ -236,8 +309,8 @@ class SR1(CurvatureOptimizer[Curvature]):
         initial = checked_initial_scale(initial_scale)
         super().__init__(
             params,
-            SR1Curvature(initial=initial) if isinstance(chosen, TrustRegion) else InverseSR1(initial=initial),
-            chosen,  # type: ignore[arg-type]  # a trust region comes with the model it needs, one line above
+            SR1Curvature(initial=initial) if chosen.needs is QuadraticModel else InverseSR1(initial=initial),
+            chosen,  # type: ignore[arg-type]  # a globalization comes with the model it needs, one line above
             lr=lr,
             weight_decay=weight_decay,
             maximize=maximize,
@@ -254,7 +327,13 @@ METHODS: MappingProxyType[str, type[CurvatureOptimizer[Curvature]]] = MappingPro
     {
         "bfgs": BFGS,
         "broyden": Broyden,
+        "cubicnewton": CubicNewton,
         "dfp": DFP,
+        "lbfgs": LBFGS,
+        "lsr1": LSR1,
+        "lssbroyden": LSSBroyden,
+        "newtoncg": NewtonCG,
+        "saddlefreenewton": SaddleFreeNewton,
         "sr1": SR1,
         "ssbfgs": SSBFGS,
         "ssbroyden": SSBroyden,

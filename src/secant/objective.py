@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import numbers
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MethodType
-from typing import Any, final
+from typing import TypeVar, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from secant.closures import Closure, backward, loss_of, watch_backward, were_assigned
 from secant.layout import Layout, ParamGroup
 from secant.space import LocalSpace, Space
 from secant.step import Point
 
-Closure = Callable[[], Any]
+HessianProduct = Callable[[Tensor], Tensor]
+
+T = TypeVar("T")
+_Gradient = list[Tensor | None]
 
 _DIFFERENCES_REMEDY = "Return the loss without calling backward (of the uncompiled model), or build the method with hessian='differences'."
 
@@ -29,6 +34,14 @@ class Counts:
     losses: int = 0
     gradients: int = 0
     hessian_products: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """Both together."""
+        return Counts(self.losses + other.losses, self.gradients + other.gradients, self.hessian_products + other.hessian_products)
+
+    def __sub__(self, earlier: Counts) -> Counts:
+        """What was added since."""
+        return Counts(self.losses - earlier.losses, self.gradients - earlier.gradients, self.hessian_products - earlier.hessian_products)
 
 
 @final
@@ -47,7 +60,10 @@ class Objective:
     Args:
         groups: The optimizer's live ``param_groups``; ``weight_decay`` is read from them at every evaluation.
         maximize: Whether the closure's loss is to be maximized.
-        hessian: ``"exact"`` for reverse-over-reverse products, ``"differences"`` for central differences of gradients.
+        hessian: ``"exact"`` for reverse-over-reverse products, ``"differences"`` for central differences of gradients, ``"auto"`` for differences where the
+            closure calls ``backward`` and exact products elsewhere.
+        keeps_graph: Keep the graph of every gradient, so that exact Hessian products at the point evaluated last need no evaluation of their own. For methods
+            that ask for products at every point; costs the memory of the graph, and evaluations take somewhat longer.
         process_group: Ranks over which loss and gradient are reduced; None communicates nothing.
         reduction: ``"mean"`` (as DDP does) or ``"sum"`` over the ranks.
     """
@@ -58,29 +74,31 @@ class Objective:
         *,
         maximize: bool = False,
         hessian: str = "exact",
+        keeps_graph: bool = False,
         process_group: dist.ProcessGroup | None = None,
         reduction: str = "mean",
     ) -> None:
-        if hessian not in ("exact", "differences"):
-            raise ValueError(f"Expected hessian to be 'exact' or 'differences', got {hessian!r}.")
+        if hessian not in ("auto", "exact", "differences"):
+            raise ValueError(f"Expected hessian to be 'auto', 'exact' or 'differences', got {hessian!r}.")
         if reduction not in ("mean", "sum"):
             raise ValueError(f"Expected reduction to be 'mean' or 'sum', got {reduction!r}.")
         self._groups = groups
         self._decays: list[tuple[slice, float]] = []
         self._sign = -1.0 if maximize else 1.0
-        self._differences = hessian == "differences"
+        self._hessian = hessian
+        self._keeps_graph = keeps_graph and hessian != "differences"
+        self._calls_backward = False
         self._process_group = process_group
         self._mean_over_ranks = reduction == "mean"
         self.layout = Layout(groups)
+        self._like = torch.empty(0, dtype=self.layout.dtype, device=self.layout.device)
         self.space: Space = LocalSpace()
         self.counts = Counts()
         self.best: Point | None = None
         self._closure: Closure | None = None
         self._current: Point | None = None
         self._current_versions: tuple[int, ...] = ()
-        self._gradient_graph: list[Tensor | None] | None = None
-        self._graph_versions: tuple[int, ...] = ()
-        self._graph_x = torch.empty(0)
+        self._graph: tuple[Point, _Gradient] | None = None
 
     def bind(self, closure: Closure, groups: Sequence[ParamGroup]) -> None:
         """Use ``closure`` with the options in ``groups`` from now on.
@@ -96,7 +114,7 @@ class Objective:
     def forget(self) -> None:
         """Drop what is known of the current point, so that ``here`` evaluates again."""
         self._current = None
-        self._gradient_graph = None
+        self._graph = None
 
     def here(self) -> Point:
         """The evaluation at the present parameters; free when it is known already.
@@ -122,35 +140,41 @@ class Objective:
             self.layout.write(point.x)
             self._remember(point)
 
-    def hessian_times(self, v: Tensor) -> Tensor:
-        """The Hessian product ``B v`` at the present parameters.
+    def moved_to(self, point: Point) -> None:
+        """Take note that somebody else put the parameters at an evaluated point."""
+        self._remember(point)
 
-        Exact products differentiate the gradient (reverse over reverse) and keep its graph until the parameters change, so repeated products cost about one
-        gradient each. With ``hessian="differences"``, ``(g(x + h v) - g(x - h v)) / 2h`` with ``h = eps^(1/3) max(1, |x|) / |v|``, counted as two gradients.
+    @property
+    def takes_differences(self) -> bool:
+        """Whether Hessian products are differences of gradients."""
+        return self._hessian == "differences" or (self._hessian == "auto" and self._calls_backward)
+
+    def hessian_times(self, v: Tensor) -> Tensor:
+        """The Hessian product ``B v`` at the present parameters, shape ``(n,)``; see :meth:`hessian_at`."""
+        return self.hessian_at(self.here())(v)
+
+    def hessian_at(self, point: Point) -> HessianProduct:
+        """Products with the Hessian at an evaluated point; they stay what they are wherever the parameters go.
+
+        Exact products differentiate the gradient (reverse over reverse), whose graph is kept as long as the function that is returned; each costs about one
+        gradient. The graph is that of the evaluation itself with ``keeps_graph``, while the point is the last one evaluated; else the closure is called once
+        more, at ``point``. By differences a product is ``(g(x + h v) - g(x - h v)) / 2h`` with ``h = eps^(1/3) max(1, |x|) / |v|``, counted as
+        two gradients.
 
         Args:
-            v: Vector of shape ``(n,)``.
+            point: Evaluated with the present closure and weight decay.
 
         Returns:
-            ``B v``, shape ``(n,)``, with the weight-decay term.
+            The function ``v -> B v`` of vectors of shape ``(n,)``, with the weight-decay term. The parameters stand afterwards where they stood.
 
         Raises:
             RuntimeError: The closure calls ``backward`` itself or its model is compiled, and ``hessian="exact"``.
         """
-        if self._differences:
-            return self._difference_product(v)
-        gradient = self._gradient_with_graph()
-        pairs = [(g, w) for g, w in zip(gradient, self.layout.split(v), strict=True) if g is not None and g.requires_grad]
-        product: Sequence[Tensor | None] = [None] * len(gradient)
-        if pairs:
-            outputs, directions = zip(*pairs, strict=True)
-            with _explained():
-                product = torch.autograd.grad(outputs, self.layout.parameters, directions, retain_graph=True, allow_unused=True)
-        self.counts = replace(self.counts, hessian_products=self.counts.hessian_products + 1)
-        flat = self._reduced(self.layout.flatten_like(product)) * self._sign
-        for part, decay in self._active_decays():
-            flat[part] += decay * v[part]
-        return flat
+        if self.takes_differences:
+            return partial(self._difference_product, point)
+        if self._graph is None or self._graph[0] is not point:
+            self._graph = point, self._staying(lambda: self._differentiable_gradient(point))
+        return partial(self._exact_product, self._graph[1])
 
     def learning_rate(self) -> float:
         """The largest ``lr`` of the groups: it scales the first trial step of every search."""
@@ -171,7 +195,7 @@ class Objective:
         return scales
 
     def _evaluate(self, x: Tensor) -> Point:
-        reported = self._run_closure()
+        reported, graph = self._run_closure()
         gradient = self.layout.gather_grads()
         self.counts = replace(self.counts, losses=self.counts.losses + 1, gradients=self.counts.gradients + 1)
         loss = reported.to(self.layout.device, torch.promote_types(self.layout.dtype, reported.dtype))
@@ -184,75 +208,94 @@ class Objective:
         for part, decay in self._active_decays():
             loss = loss + 0.5 * decay * torch.dot(x[part], x[part])
             gradient[part] += decay * x[part]
-        number, largest = torch.stack([loss, gradient.abs().amax().to(loss.dtype)]).tolist()
+        number, largest = torch.stack([loss, torch.linalg.vector_norm(gradient, math.inf).to(loss.dtype)]).tolist()
         point = Point(x, number, gradient, largest, reported)
         self._remember(point)
+        self._graph = None if graph is None else (point, graph)
         return point
 
-    def _run_closure(self) -> Tensor:
-        """The closure's loss, detached, with the gradients left in ``.grad``; ``backward`` is called here unless the closure did."""
-        self._clear_gradients()
-        with torch.enable_grad(), _watch_backward(self.layout.parameters) as arrived:
-            loss = self._call_closure()
-            if not arrived and not self._was_assigned():
-                self._backward(loss)
-        return loss.detach().reshape(()).clone()  # a closure may write its next loss into the same tensor
+    def _run_closure(self) -> tuple[Tensor, _Gradient | None]:
+        """The closure's loss, detached, with the gradients left in ``.grad``; ``backward`` is called here unless the closure did.
 
-    def _was_assigned(self) -> bool:
-        """Whether the closure wrote its own gradients, as after ``torch.autograd.grad``. All zeros are a reset: the loss has still to be differentiated."""
-        return any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in self.layout.parameters)
+        With ``keeps_graph`` also the gradients with their graph, unless the closure called ``backward``.
+        """
+        self._clear_gradients()
+        graph = None
+        with torch.enable_grad(), watch_backward(self.layout.parameters) as arrived, self._outliving_writes(self._keeps_graph):
+            loss = self._call_closure()
+            self._calls_backward = bool(arrived) or were_assigned(self.layout.parameters)
+            if not self._calls_backward:
+                backward(loss, self.layout.parameters, create_graph=self._keeps_graph)
+                graph = self._taken_graph() if self._keeps_graph else None
+        return loss.detach().reshape(()).clone(), graph  # a closure may write its next loss into the same tensor
 
     def _call_closure(self) -> Tensor:
         if self._closure is None:
             raise RuntimeError("Expected a closure before the first evaluation, got none. Call step(closure).")
-        loss = self._closure()
-        if isinstance(loss, numbers.Real) and not isinstance(loss, bool):
-            loss = torch.tensor(float(loss), dtype=self.layout.dtype, device=self.layout.device)
-        if not isinstance(loss, Tensor):
-            raise TypeError(f"Expected the closure to return the loss, got {type(loss).__name__}. End it with `return loss`.")
-        if loss.numel() != 1 or loss.is_complex():
-            raise ValueError(f"Expected a loss of one real number, got shape {tuple(loss.shape)} and {loss.dtype}. Reduce it with .mean() or .sum().")
-        return loss
-
-    def _backward(self, loss: Tensor) -> None:
-        if torch.is_inference_mode_enabled():
-            raise RuntimeError("No gradient can be had in inference mode. Call step outside torch.inference_mode().")
-        if not loss.requires_grad:
-            raise RuntimeError("The closure returned a loss without a graph and did not call backward. Return the loss tensor itself, not loss.item().")
-        self._clear_gradients()
-        torch.autograd.backward(loss.reshape(()), inputs=self.layout.parameters)
-        if all(parameter.grad is None for parameter in self.layout.parameters):
-            raise RuntimeError("No trainable parameter is reached by the loss. Check that the closure uses the parameters given to the optimizer.")
+        return loss_of(self._closure, self._like)
 
     def _clear_gradients(self) -> None:
         for parameter in self.layout.parameters:
             parameter.grad = None
 
-    def _gradient_with_graph(self) -> list[Tensor | None]:
-        """The gradient at the present parameters with its graph, kept until they change."""
-        x = self.layout.gather()
-        if self._gradient_graph is not None and self.layout.versions() == self._graph_versions and torch.equal(x, self._graph_x):
-            return self._gradient_graph
+    def _taken_graph(self) -> _Gradient:
+        """The gradients with their graph; ``.grad`` keeps the numbers alone."""
+        gradient = [parameter.grad for parameter in self.layout.parameters]
+        for parameter, g in zip(self.layout.parameters, gradient, strict=True):
+            parameter.grad = None if g is None else g.detach()
+        return gradient
+
+    def _differentiable_gradient(self, point: Point) -> _Gradient:
+        """The gradient at ``point`` with its graph, by one more evaluation there."""
+        self.write(point)
         self._clear_gradients()
-        with torch.enable_grad(), _watch_backward(self.layout.parameters) as arrived:
+        with torch.enable_grad(), watch_backward(self.layout.parameters) as arrived, self._outliving_writes(True):
             loss = self._call_closure()
             if arrived or not loss.requires_grad:
                 raise RuntimeError(f"Exact Hessian products need a closure that only returns the loss; this one called backward. {_DIFFERENCES_REMEDY}")
             with _explained():
                 gradient = torch.autograd.grad(loss, self.layout.parameters, create_graph=True, allow_unused=True)
         self.counts = replace(self.counts, losses=self.counts.losses + 1, gradients=self.counts.gradients + 1)
-        self._gradient_graph, self._graph_versions, self._graph_x = list(gradient), self.layout.versions(), x
-        return self._gradient_graph
+        return list(gradient)
 
-    def _difference_product(self, v: Tensor) -> Tensor:
-        base = self.here()
+    def _exact_product(self, gradient: _Gradient, v: Tensor) -> Tensor:
+        pairs = [(g, w.to(g.dtype, copy=True)) for g, w in zip(gradient, self.layout.split(v), strict=True) if g is not None and g.requires_grad]
+        product: Sequence[Tensor | None] = [None] * len(gradient)
+        if pairs:
+            outputs, directions = zip(*pairs, strict=True)
+            with _explained():
+                product = torch.autograd.grad(outputs, self.layout.parameters, directions, retain_graph=True, allow_unused=True)
+        self.counts = replace(self.counts, hessian_products=self.counts.hessian_products + 1)
+        flat = self._reduced(self.layout.flatten_like(product)) * self._sign
+        for part, decay in self._active_decays():
+            flat[part] += decay * v[part]
+        return flat
+
+    def _difference_product(self, point: Point, v: Tensor) -> Tensor:
         length = self.space.norm(v)
         if length == 0.0:
             return torch.zeros_like(v)
-        h: float = torch.finfo(v.dtype).eps ** (1 / 3) * max(1.0, self.space.norm(base.x)) / length
-        ahead, behind = self.at(base.x + h * v), self.at(base.x - h * v)
-        self.write(base)
+        h: float = torch.finfo(v.dtype).eps ** (1 / 3) * max(1.0, self.space.norm(point.x)) / length
+        ahead, behind = self._staying(lambda: (self.at(point.x + h * v), self.at(point.x - h * v)))
         return (ahead.grad - behind.grad) / (2.0 * h)
+
+    def _staying(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns; the parameters stand afterwards where they stood."""
+        before, x = self._current, self.layout.gather()
+        try:
+            return work()
+        finally:
+            if before is not None:
+                self.write(before)
+            else:
+                self.layout.write(x)
+
+    def _outliving_writes(self, wanted: bool) -> AbstractContextManager[object]:
+        """Graphs made inside hold copies of the parameters where they need their values: writing to the parameters does not spoil them."""
+        if not wanted:
+            return nullcontext()
+        owned = {parameter.untyped_storage().data_ptr() for parameter in self.layout.parameters}
+        return torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone() if t.untyped_storage().data_ptr() in owned else t, lambda t: t)
 
     def _active_decays(self) -> list[tuple[slice, float]]:
         return [(part, decay) for part, decay in self._decays if decay != 0.0]
@@ -269,7 +312,6 @@ class Objective:
     def _remember(self, point: Point) -> None:
         self._current = point
         self._current_versions = self.layout.versions()
-        self._gradient_graph = None
         if point.is_finite and (self.best is None or point.loss < self.best.loss):
             self.best = point
 
@@ -288,19 +330,3 @@ def _is_same(one: Closure, other: Closure | None) -> bool:
     if isinstance(one, MethodType) and isinstance(other, MethodType):
         return one.__self__ is other.__self__ and one.__func__ is other.__func__
     return one is other
-
-
-@contextmanager
-def _watch_backward(parameters: Sequence[Tensor]) -> Iterator[list[bool]]:
-    """Yields a list that is non-empty once a gradient was accumulated into one of the parameters."""
-    arrived: list[bool] = []
-
-    def note(_: Tensor) -> None:
-        arrived.append(True)
-
-    handles = [parameter.register_post_accumulate_grad_hook(note) for parameter in parameters]  # type: ignore[no-untyped-call]
-    try:
-        yield arrived
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -12,12 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from secant.curvature.curvature import Curvature
+from secant.closures import Closure
+from secant.curvature.curvature import Curvature, QuadraticModel
+from secant.curvature.exact import ExactHessian
 from secant.globalization.globalization import Globalization
 from secant.layout import Layout
 from secant.memory import require_memory
 from secant.notice import warn_user
-from secant.objective import Closure, Counts, Objective
+from secant.objective import Counts, Objective
+from secant.overlap import seen_on_overlap
 from secant.saving import load_step, save_step
 from secant.step import Correction, Outcome, Point, Step
 from secant.stopping import Progress
@@ -54,12 +57,33 @@ class Iteration:
 Callback = Callable[[Iteration], object]
 
 
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """Absolute tests for methods that promise them; nothing is limited by default.
+
+    Attributes:
+        evaluations: A call of ``step`` begins no further iteration once it made so many evaluations.
+        gradient: ``max |grad|`` at which the outcome is ``CONVERGED``.
+        change: ``|loss change|`` and ``max |parameter change|`` of an accepted step; where one of them is no larger the outcome is ``SMALL_CHANGE``.
+    """
+
+    evaluations: float = math.inf
+    gradient: float = 0.0
+    change: float = 0.0
+
+
 class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
     """A torch optimizer that steps along ``-H g`` with a curvature ``H`` and a globalization.
 
-    It needs a closure that evaluates the loss of the full batch, with or without calling ``backward``; ``.grad`` is cleared first either way. The
-    evaluation at the end of one step is used again at the start of the next while the closure is the same object and nothing wrote to the parameters;
-    where the closure's data change behind its back, call :meth:`objective_changed`.
+    It needs a closure that evaluates the loss, with or without calling ``backward``; ``.grad`` is cleared first either way. The evaluation at the end of one
+    step is used again at the start of the next while the closure is the same object and nothing wrote to the parameters; where the closure's data change
+    behind its back, call :meth:`objective_changed`.
+
+    What is sound with batches: a closure may add up several batches. It must return the same numbers at the same parameters for the whole of one call of
+    ``step``: a closure that draws the next batch, or fresh dropout masks, whenever it is called makes the line search compare two functions, and its secant
+    pairs are noise. The batch may change between two calls; pass a new closure then. Both points of a secant pair are evaluated on one batch in any case: on
+    the step's own, once more at the new point (``same_batch``), or on what it shares with the next one (``overlap``). The noise of a small batch is larger
+    than the change of its gradient over a short step; layer-wise methods such as :class:`secant.RankOneKron` are made for that.
 
     Attributes:
         outcome: Why the last iteration ended as it did, or why the run stopped; None before the first.
@@ -124,10 +148,14 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         self._gradient_tolerance = gradient_tolerance
         self._longest = math.inf if max_step_length is None else max_step_length
         self._callback = callback
+        self._limits = StepLimits()
         self._objective_options = {"maximize": maximize, "process_group": process_group, "reduction": reduction}
+        if isinstance(curvature, ExactHessian):
+            self._objective_options |= {"hessian": curvature.hessian, "keeps_graph": True}
         self._progress = Progress()
         self._unused: Step | None = None
         self._pending_reset: Correction | None = None
+        self._overlap: Objective | None = None
         self._warned_float32 = False
         self.last_step: Step | None = None
         self.point: Point | None = None
@@ -155,32 +183,45 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         """Iterations so far."""
         return self._progress.iteration
 
-    def step(self, closure: Closure | None = None) -> Tensor:  # type: ignore[override]
+    def step(self, closure: Closure | None = None, *, same_batch: bool = True, overlap: Closure | None = None) -> Tensor:  # type: ignore[override]
         """Take ``iterations_per_step`` iterations, fewer when an outcome stops them.
 
         Args:
-            closure: Evaluates the loss of the full batch and returns it, with or without calling ``backward``.
+            closure: Evaluates the loss of the full batch, or of the batch of this step, and returns it, with or without calling ``backward``.
+            same_batch: Take the secant pairs of this step on its own batch, which is evaluated again at the new point (every search does so anyway).
+            overlap: With ``same_batch=False``, a closure over the data that this batch shares with the next one, on which the secant pairs are taken instead.
+                It should be a good share of the batch (a quarter, say). Cost: two evaluations of it per iteration, counted as such. The rules of self-scaling
+                take a step to be a multiple of ``-H g``, which it is not in the eyes of the overlap: BFGS, L-BFGS, SR1 and L-SR1 are the choice here.
 
         Returns:
             The closure's loss at the start of the step, detached.
 
         Raises:
             TypeError: No closure was given, or it returns no loss.
+            ValueError: ``same_batch`` and ``overlap`` contradict each other.
             RuntimeError: The loss has no graph or reaches no parameter.
         """
         if closure is None:
             raise TypeError(
                 f"{type(self).__name__}.step needs a closure that evaluates the loss. Define it once and pass it to every call: optimizer.step(closure)."
             )
+        if same_batch == (overlap is not None):
+            got = f"same_batch={same_batch}, overlap {'given' if overlap is not None else 'not given'}"
+            raise ValueError(f"Expected same_batch=True without an overlap, or same_batch=False with one, got {got}. A pair across two batches would be noise.")
         self._renew_layout()
         objective = self._border()
         objective.bind(closure, self.param_groups)
+        self._overlap = None
+        if overlap is not None:
+            self._overlap = Objective(self.param_groups, **self._objective_options)  # type: ignore[arg-type]
+            self._overlap.bind(overlap, self.param_groups)
+        most = objective.counts.losses + self._limits.evaluations
         start = point = objective.here()
         objective.best = start if start.is_finite else None
         try:
             for _ in range(self._iterations_per_step):
                 point = self._iterate(objective, point)
-                if self.outcome is None or self.outcome.stops or self.outcome in _ENDS_STEP:
+                if self.outcome is None or self.outcome.stops or self.outcome in _ENDS_STEP or objective.counts.losses >= most:
                     break
         except BaseException:
             # The parameters stand at some trial point: the best finite one of this call is where a user who interrupts wants them.
@@ -310,20 +351,46 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         elif lr == 0.0:
             self.outcome = Outcome.ZERO_LEARNING_RATE
             return start
-        elif start.largest_grad <= self._gradient_tolerance * self._progress.first_grad:
+        elif start.largest_grad <= self._tolerance() * self._progress.first_grad:
             self.outcome = Outcome.CONVERGED
             return start
         else:
             step = self._advance(objective, start, lr)
         if start.is_finite:
-            self._unused = step
+            self._unused = step if self._overlap is None else self._lesson_of(objective, step, self._overlap)
         self.last_step = step
         objective.write(step.kept)
         self._progress = self._progress.after(step)
-        self.outcome = self._progress.verdict(step.kept, self._gradient_tolerance) or step.outcome
+        self.outcome = self._progress.verdict(step.kept, self._tolerance()) or self._small_change(step) or self._named(step)
         self._warn_float32(objective)
         self._report(step)
         return step.kept
+
+    def _lesson_of(self, objective: Objective, step: Step, overlap: Objective) -> Step | None:
+        before = overlap.counts
+        lesson = seen_on_overlap(step, overlap)
+        objective.counts += overlap.counts - before
+        if step.trial is not None:
+            objective.moved_to(step.kept)
+        return lesson
+
+    def _tolerance(self) -> float:
+        """``max |grad|`` relative to the first one that counts as converged."""
+        first = self._progress.first_grad
+        return max(self._gradient_tolerance, self._limits.gradient / first) if first > 0.0 else self._gradient_tolerance
+
+    def _small_change(self, step: Step) -> Outcome | None:
+        if self._limits.change == 0.0 or not step.outcome.is_accepted:
+            return None
+        change = abs(step.kept.loss - step.start.loss)
+        is_small = change <= self._limits.change or float((step.kept.x - step.start.x).abs().amax()) <= self._limits.change
+        return Outcome.SMALL_CHANGE if is_small else None
+
+    def _named(self, step: Step) -> Outcome:
+        """The step's outcome; that negative curvature of the model was used is more telling than the test the step passed."""
+        model = self._curvature
+        uses = step.outcome.is_accepted and isinstance(model, QuadraticModel) and bool(model.negative_eigenvalues)
+        return Outcome.NEGATIVE_CURVATURE if uses else step.outcome
 
     def _advance(self, objective: Objective, start: Point, lr: float) -> Step:
         """Correct, then step; once more from a fresh curvature where the corrected one leads nowhere."""
@@ -339,7 +406,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
 
     def _correct(self, objective: Objective, start: Point) -> Correction:
         correction = self._curvature.update(objective, start, self._unused)
-        if self._pending_reset is not None and correction is Correction.INITIAL:
+        if self._pending_reset is not None and correction in _BEGINS:
             correction = self._pending_reset
         self._pending_reset, self._unused = None, None
         return correction
@@ -399,6 +466,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
 
 
 _STALLING = 3  # iterations without progress after which float32 is told to be the reason
+_BEGINS = frozenset({Correction.INITIAL, Correction.EXACT, Correction.DIFFERENCES})
 _ENDS_STEP = frozenset({Outcome.ZERO_LEARNING_RATE, Outcome.NOT_FINITE})
 _PICKLED = frozenset(
     {
@@ -408,6 +476,7 @@ _PICKLED = frozenset(
         "_gradient_tolerance",
         "_longest",
         "_callback",
+        "_limits",
         "_objective_options",
         "_progress",
         "_unused",

@@ -54,14 +54,16 @@ class Outcome(Enum):
     LONGEST = "Accepted: the step has the largest allowed length (max_step_length), and the loss still falls there."
     FIXED = "Accepted: a fixed step, no test was asked for."
     GAIN_RATIO = "Accepted: the loss decreased as the quadratic model predicted (gain ratio)."
+    NEGATIVE_CURVATURE = "Accepted: the step left along negative curvature, away from a saddle or a ridge; the loss met the conditions of the search."
     DECREASE = "Accepted: the loss decreased, but no point met the conditions of the search within its budget."
-    REJECTED = "Rejected: the loss did not decrease as the quadratic model predicted; the trust radius was reduced."
+    REJECTED = "Rejected: the loss did not decrease as the quadratic model predicted; the next trial will be shorter."
     NOT_FINITE = "Not a number: the loss or its gradient was NaN or infinite; the parameters stay at the best finite point seen."
     NO_DESCENT = "Rejected: the direction -H g does not point downhill."
     NO_DECREASE = "Rejected: no decrease was found along the direction; the model and the gradient disagree with the loss."
     APPROXIMATE_GAIN = "Accepted: the loss is unchanged within its rounding and the gradient decreased."
     STUCK = "Stopped: no decrease was found even along the gradient; loss and gradient disagree (noise, a kink or a wrong gradient)."
     CONVERGED = "Stopped: the gradient is within the requested tolerance."
+    SMALL_CHANGE = "Stopped: the loss or the parameters changed by no more than tolerance_change."
     ROUNDING_FLOOR = "Stopped: neither the loss nor the gradient decreases any more beyond rounding."
     UNBOUNDED = "Stopped: the loss falls without bound."
     BUDGET = "Stopped: the budget of iterations, evaluations or seconds is used up."
@@ -95,9 +97,10 @@ _ACCEPTED = frozenset(
         Outcome.GAIN_RATIO,
         Outcome.APPROXIMATE_GAIN,
         Outcome.DECREASE,
+        Outcome.NEGATIVE_CURVATURE,
     }
 )
-_STOPS = frozenset({Outcome.CONVERGED, Outcome.ROUNDING_FLOOR, Outcome.STUCK, Outcome.UNBOUNDED, Outcome.BUDGET, Outcome.CALLBACK})
+_STOPS = frozenset({Outcome.CONVERGED, Outcome.SMALL_CHANGE, Outcome.ROUNDING_FLOOR, Outcome.STUCK, Outcome.UNBOUNDED, Outcome.BUDGET, Outcome.CALLBACK})
 
 
 class Correction(Enum):
@@ -105,6 +108,9 @@ class Correction(Enum):
 
     INITIAL = "The inverse Hessian was set to its initial scale."
     APPLIED = "The inverse Hessian was corrected with the last step."
+    EXACT = "The Hessian is exact at the present point."
+    DIFFERENCES = "The Hessian at the present point is taken from differences of gradients; each product counts as two gradients."
+    HESSIAN_UNUSABLE = "The Hessian is not finite at the present point, or the gradient is about to underflow; this step follows the gradient."
     NOTHING_NEW = "The inverse Hessian is unchanged: no new point was evaluated."
     SKIPPED_CURVATURE = "Skipped: the curvature y.s along the last step is not positive beyond rounding."
     DAMPED = "Damped: the loss is straight along the last step; the model's curvature there was divided by ten."

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +18,9 @@ from secant.step import Outcome, Point, Step
 laws = settings(max_examples=40, deadline=None, derandomize=True)
 
 
-def scripted_step(losses: list[float], gradient: list[float], radius: float, *, region: TrustRegion | None = None) -> tuple[Step, TrustRegion, Objective]:
+def scripted_step(
+    losses: list[float], gradient: list[float], radius: float, *, region: TrustRegion | None = None, floor_rejections: float | None = 0.0
+) -> tuple[Step, TrustRegion, Objective]:
     """One step with ``H = B = I`` from the origin: the model step is ``-g`` or its part within the radius."""
     x = torch.zeros(len(gradient), dtype=torch.float64, requires_grad=True)
     groups = [{"params": [x], "lr": 1.0, "weight_decay": 0.0}]
@@ -28,7 +31,7 @@ def scripted_step(losses: list[float], gradient: list[float], radius: float, *, 
     curvature = SR1(initial=1.0)
     curvature.update(objective, start, None)
     region = region or TrustRegion()
-    region.recall({"radius": radius})
+    region.recall({"radius": radius, "floor_rejections": floor_rejections, "steepest": 0.0})
     return region.advance(objective, start, curvature, 1.0), region, objective
 
 
@@ -38,27 +41,69 @@ def radius_of(region: TrustRegion) -> float:
     return radius
 
 
-# g = (3, 4) and radius 1: p = -g / 5, slope -5, predicted decrease 5 - 1/2 = 4.5.
+# g = (3, 4) and radius 1: p = -g / 5, slope -5 at both ends, predicted decrease 5 - 1/2 = 4.5.
 @pytest.mark.parametrize(
     ("ratio", "outcome", "radius"),
     [
-        (1.0, Outcome.GAIN_RATIO, 2.0),
-        (0.76, Outcome.GAIN_RATIO, 2.0),
+        (1.0, Outcome.GAIN_RATIO, 10.0),  # the slope has not changed: its zero is nowhere
+        (0.76, Outcome.GAIN_RATIO, 10.0),
         (0.74, Outcome.GAIN_RATIO, 1.0),
         (0.11, Outcome.GAIN_RATIO, 1.0),
-        (0.09, Outcome.GAIN_RATIO, 0.5),  # the parabola's minimizer 5 / (2 (5 - 0.405)) = 0.54 is cut to a half
-        (-0.5, Outcome.REJECTED, 5.0 / (2.0 * (5.0 + 2.25))),
-        (-100.0, Outcome.REJECTED, 0.1),
-        (1e-5, Outcome.REJECTED, 0.5),
+        (0.09, Outcome.GAIN_RATIO, 0.238),
+        (-0.5, Outcome.REJECTED, 0.132),
+        (1e-5, Outcome.REJECTED, 0.211),
     ],
 )
 def test_radius_follows_the_gain_ratio_on_the_boundary(ratio: float, outcome: Outcome, radius: float) -> None:
     step, region, _ = scripted_step([0.0, -4.5 * ratio], [3.0, 4.0], 1.0)
     assert step.outcome is outcome
-    assert radius_of(region) == pytest.approx(radius, rel=1e-12)
+    if ratio < 0.1:
+        radius = cubic_minimum(0.0, -4.5 * ratio, -5.0, -5.0)
+    assert radius_of(region) == pytest.approx(radius, rel=1e-9)
     assert (step.kept is step.trial) == outcome.is_accepted
     assert step.trial is not None
     assert torch.allclose(step.trial.x, torch.tensor([-0.6, -0.8], dtype=torch.float64), rtol=1e-12)
+
+
+def cubic_minimum(loss_0: float, loss_1: float, slope_0: float, slope_1: float) -> float:
+    """The minimizer of the Hermite cubic on [0, 1], from its coefficients."""
+    a = 2.0 * (loss_0 - loss_1) + slope_0 + slope_1
+    b = 3.0 * (loss_1 - loss_0) - 2.0 * slope_0 - slope_1
+    return max(np.roots([3.0 * a, 2.0 * b, slope_0]), key=lambda t: 6.0 * a * t + 2.0 * b)
+
+
+@pytest.mark.parametrize(("far", "growth"), [(-4.0, 5.0), (-1.0, 2.0), (3.0, 2.0), (-4.9, 10.0)])
+def test_radius_grows_to_where_the_slope_extrapolates_to_zero(far: float, growth: float) -> None:
+    x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    groups, values = [{"params": [x], "lr": 1.0, "weight_decay": 0.0}], [(0.0, -5.0), (-4.5, far)]
+    objective = Objective(groups)
+    objective.bind(lambda: Given.apply(x, *(lambda loss, slope: (loss, torch.tensor([slope], dtype=torch.float64)))(*values.pop(0))), groups)  # type: ignore[no-untyped-call]
+    start, curvature, region = objective.here(), SR1(initial=1.0), TrustRegion()
+    curvature.update(objective, start, None)
+    region.recall({"radius": 1.0, "floor_rejections": 0.0, "steepest": 0.0})
+    assert region.advance(objective, start, curvature, 1.0).outcome is Outcome.GAIN_RATIO
+    assert radius_of(region) == pytest.approx(growth, rel=1e-12)
+
+
+def test_distant_trial_is_not_a_lesson_and_the_search_goes_on_along_the_step() -> None:
+    """The loss rises by 100 times what was promised to fall: the parabola's minimizer 5 / (2 (5 + 450)) of the step is tried next."""
+    step, region, objective = scripted_step([0.0, 450.0, -0.025], [3.0, 4.0], 1.0)
+    assert step.outcome is Outcome.GAIN_RATIO
+    assert step.trial is not None
+    assert float(step.trial.x.norm()) == pytest.approx(5.0 / 910.0, rel=1e-12)
+    assert objective.counts.losses == 3
+    assert radius_of(region) == pytest.approx(10.0 * 5.0 / 910.0, rel=1e-12)
+
+
+def test_model_that_promises_nothing_three_times_is_called_wrong() -> None:
+    """The loss and its gradient do not move at all: the first two rejections are the floor's, then the loop may start a fresh model."""
+    region = TrustRegion()
+    outcomes = []
+    for _ in range(4):
+        memory = region.memory()
+        step, region, _ = scripted_step([1e20, 1e20], [3e-9, 4e-9], 1.0, region=region, floor_rejections=memory["floor_rejections"])
+        outcomes.append(step.outcome)
+    assert outcomes == [Outcome.REJECTED, Outcome.REJECTED, Outcome.NO_DECREASE, Outcome.NO_DECREASE]
 
 
 def test_interior_step_does_not_widen_the_radius() -> None:
@@ -69,9 +114,9 @@ def test_interior_step_does_not_widen_the_radius() -> None:
 
 
 def test_interior_step_that_fails_shrinks_from_its_own_length() -> None:
-    step, region, _ = scripted_step([0.0, 1e9], [3.0, 4.0], 7.0)
+    step, region, _ = scripted_step([0.0, 5.0], [3.0, 4.0], 7.0)
     assert step.outcome is Outcome.REJECTED
-    assert radius_of(region) == pytest.approx(0.5)
+    assert radius_of(region) == pytest.approx(5.0 * cubic_minimum(0.0, 5.0, -25.0, -25.0))
 
 
 def test_first_radius_is_the_learning_rate_times_the_full_step() -> None:
@@ -137,7 +182,7 @@ def test_model_decrease_is_at_least_the_cauchy_decrease(exact_below: int, n: int
         curvature.update(objective, start, last)
         B = curvature.dense()
         radius = 10.0**log_radius
-        region.recall({"radius": radius})
+        region.recall({"radius": radius, "floor_rejections": 0.0, "steepest": 0.0})
         last = region.advance(objective, start, curvature, 1.0)
         if last.trial is None:
             return
@@ -153,7 +198,7 @@ def test_model_decrease_is_at_least_the_cauchy_decrease(exact_below: int, n: int
             return
 
 
-@pytest.mark.parametrize("options", [{"accept": 0.0}, {"accept": 0.2}, {"budget": 0}, {"exact_below": -1}])
+@pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"accept": 0.0}, {"accept": 0.2}, {"budget": 0}, {"exact_below": -1}])
 def test_impossible_options_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="TrustRegion needs"):
         TrustRegion(**options)

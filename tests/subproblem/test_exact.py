@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secant.subproblem.exact import exact
+from subproblem.steps import assert_numbers_belong_to_the_step
 
 laws = settings(max_examples=120, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**31)
@@ -30,7 +31,7 @@ def assert_optimal(g: Tensor, B: Tensor, radius: float) -> None:
     p = solution.p
     size = float(torch.linalg.matrix_norm(B, 2))
     scale = size * radius + float(g.norm())
-    assert float((solution.Bp - B @ p).norm()) <= TOLERANCE * scale
+    assert_numbers_belong_to_the_step(solution, g, B, TOLERANCE * scale)
     assert float(p.norm()) <= radius * (1.0 + TOLERANCE)
     shift = 0.0
     if solution.is_on_boundary:

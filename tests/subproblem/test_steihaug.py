@@ -10,6 +10,7 @@ from secant.space import LocalSpace
 from secant.subproblem.exact import exact
 from secant.subproblem.solution import Solution
 from secant.subproblem.steihaug import boundary_length, steihaug
+from subproblem.steps import assert_numbers_belong_to_the_step
 
 laws = settings(max_examples=100, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**31)
@@ -48,7 +49,7 @@ def test_step_lies_within_the_radius_and_beats_the_cauchy_step(spectrum: list[fl
     scale = float(torch.linalg.matrix_norm(B, 2)) * radius**2 + float(g.norm()) * radius
     assert model(g, B, solution.p) <= model(g, B, cauchy(g, B, radius)) + 1e-13 * scale
     assert model(g, B, solution.p) >= model(g, B, exact(g, B, radius).p) - 1e-12 * scale
-    assert float((solution.Bp - B @ solution.p).norm()) <= 1e-12 * scale / radius
+    assert_numbers_belong_to_the_step(solution, g, B, 1e-12 * scale / radius)
     if solution.is_on_boundary:
         assert float(solution.p.norm()) == pytest.approx(radius, rel=1e-12)
     else:

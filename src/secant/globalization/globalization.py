@@ -52,4 +52,7 @@ class Globalization(ABC, Generic[C]):
 
 def largest_multiple(objective: Objective, direction: Tensor, longest: float) -> float:
     """The multiple of a direction whose length is ``longest``; infinite where that is."""
-    return math.inf if longest == math.inf else longest / objective.space.norm(direction)
+    if longest == math.inf:
+        return math.inf
+    length = objective.space.norm(direction)
+    return longest / length if length > 0.0 else math.inf  # the square of a length of 1e-161 underflows

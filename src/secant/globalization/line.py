@@ -155,3 +155,14 @@ class LineSearch(Globalization[Curvature]):
 def _lesson(line: Line, sample: Sample | None) -> Point | None:
     """A rejected trial teaches the model only where the loss really rose: within rounding its gradient change is noise."""
     return sample.point if sample is not None and sample.loss - line.origin.loss > line.rounding else None
+
+
+def cubic_minimizer(a: Sample, b: Sample) -> float:
+    """The minimizer of the cubic through two losses and slopes, NaN where it has none (eq. 3.59)."""
+    d1 = a.slope + b.slope - 3.0 * (a.loss - b.loss) / (a.length - b.length)
+    square = d1 * d1 - a.slope * b.slope
+    if not square >= 0.0:
+        return math.nan
+    d2 = math.copysign(math.sqrt(square), b.length - a.length)
+    denominator = b.slope - a.slope + 2.0 * d2
+    return b.length - (b.length - a.length) * (b.slope + d2 - d1) / denominator if denominator != 0.0 else math.nan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import final
 
-from secant.globalization.line import Line, LineSearch, Sample
+from secant.globalization.line import Line, LineSearch, Sample, cubic_minimizer
 from secant.step import Outcome
 
 
@@ -69,23 +69,12 @@ class StrongWolfe(LineSearch):
         return abs(sample.slope) <= -self._curvature * line.origin.slope
 
 
-def _cubic_minimizer(a: Sample, b: Sample) -> float:
-    """The minimizer of the cubic through two losses and slopes, NaN where it has none (eq. 3.59)."""
-    d1 = a.slope + b.slope - 3.0 * (a.loss - b.loss) / (a.length - b.length)
-    square = d1 * d1 - a.slope * b.slope
-    if not square >= 0.0:
-        return math.nan
-    d2 = math.copysign(math.sqrt(square), b.length - a.length)
-    denominator = b.slope - a.slope + 2.0 * d2
-    return b.length - (b.length - a.length) * (b.slope + d2 - d1) / denominator if denominator != 0.0 else math.nan
-
-
 def _inside(low: Sample, high: Sample) -> float:
     """A length between two samples: the cubic's minimizer kept a tenth away from the ends, the middle where there is none."""
     width = high.length - low.length
     if not high.is_finite:
         return low.length + 0.1 * width
-    length = _cubic_minimizer(low, high)
+    length = cubic_minimizer(low, high)
     if math.isnan(length):
         return low.length + 0.5 * width
     share = min(max((length - low.length) / width, 0.1), 0.9)
@@ -94,7 +83,7 @@ def _inside(low: Sample, high: Sample) -> float:
 
 def _expanded(previous: Sample, sample: Sample) -> float:
     """A longer length: the cubic's minimizer where it lies between twice and ten times as far, else the nearer bound."""
-    length = _cubic_minimizer(previous, sample)
+    length = cubic_minimizer(previous, sample)
     if math.isnan(length) or length <= sample.length:
         return 10.0 * sample.length if math.isnan(length) else 2.0 * sample.length
     return min(max(length, 2.0 * sample.length), 10.0 * sample.length)

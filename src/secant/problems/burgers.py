@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,29 +17,37 @@ from secant.problems.points import grid, sobol
 from secant.problems.problem import Problem, checksum, closure, relative_distance
 
 VISCOSITY = 0.01 / math.pi
-_WIDTHS = (3, 20, 20, 20, 1)
 _NODES = 120
 _TIMES, _POSITIONS = 100, 256
 
 
-def build_burgers(seed: int, *, compile: bool = False, derivatives: Literal["forward", "nested"] = "forward") -> Problem:
+def build_burgers(
+    seed: int,
+    *,
+    compile: bool = False,
+    derivatives: Literal["forward", "nested"] = "forward",
+    widths: Sequence[int] = (3, 20, 20, 20, 1),
+    name: str = "burgers",
+) -> Problem:
     """The problem ``burgers``: ``u_t + u u_x = nu u_xx`` for ``t`` in [0, 1] and ``x`` in [-1, 1], ``nu = 0.01 / pi``, ``u(0, x) = -sin(pi x)``.
 
     ``u = -sin(pi x) + t N(t, cos(pi x), sin(pi x))`` meets the initial data and the period exactly; ``u(t, +-1) = 0`` is not built in. ``N`` is a ``tanh``
-    network 3-20-20-20-1 (941 parameters, float64). The loss is the mean squared residual at 3,000 fixed points: 1,500 scrambled Sobol points (seed 1) and
-    1,500 more (seed 7) with ``x`` multiplied by 0.1, where the shock forms.
+    network, 3-20-20-20-1 (941 parameters, float64) unless ``widths`` says otherwise. The loss is the mean squared residual at 3,000 fixed points: 1,500
+    scrambled Sobol points (seed 1) and 1,500 more (seed 7) with ``x`` multiplied by 0.1, where the shock forms.
 
     Args:
         seed: Of the initial network.
         compile: Compile the loss; only with forward derivatives.
         derivatives: ``"forward"`` carries the derivatives through the layers, ``"nested"`` differentiates the network by automatic differentiation. The
             numbers are the same up to rounding, the cost is not.
+        widths: Of the network's layers, the first 3 and the last 1; ``(3, w, w, w, 1)`` has ``2 w^2 + 7 w + 1`` parameters.
+        name: Of the problem with these widths.
 
     Returns:
         The problem; its error is the relative l2 distance to :func:`burgers_solution` on 100 times in [0, 0.99] by 256 positions in [-1, 1].
 
     Raises:
-        ValueError: For ``compile`` with nested derivatives, or another word for ``derivatives``.
+        ValueError: For ``compile`` with nested derivatives, another word for ``derivatives``, or widths of another kind of network.
 
     Source:
         Urban, Stefanou & Pons (2025), J. Comput. Phys., arXiv 2405.04230.
@@ -47,7 +56,9 @@ def build_burgers(seed: int, *, compile: bool = False, derivatives: Literal["for
         raise ValueError(f'burgers needs derivatives "forward" or "nested", got {derivatives!r}.')
     if compile and derivatives == "nested":
         raise ValueError('burgers compiles only derivatives="forward", got compile=True with derivatives="nested". Drop one of the two.')
-    parameters = glorot_parameters(_WIDTHS, torch.Generator().manual_seed(seed))
+    if len(widths) < 3 or widths[0] != 3 or widths[-1] != 1:
+        raise ValueError(f"burgers needs widths that start with 3, end with 1 and have a hidden layer between, got {tuple(widths)}.")
+    parameters = glorot_parameters(widths, torch.Generator().manual_seed(seed))
     points = collocation_points()
     if derivatives == "forward":
         loss = closure(forward_loss, parameters, (_embedding_channels(points), *_coefficients(points)), compile=compile)
@@ -60,13 +71,13 @@ def build_burgers(seed: int, *, compile: bool = False, derivatives: Literal["for
             return relative_distance(_solution(parameters, test_points), expected)
 
     return Problem(
-        name="burgers",
+        name=name,
         parameters=parameters,
         loss=loss,
         error=error,
         error_name="relative l2 error",
         settings={
-            "network": "tanh 3-20-20-20-1, Glorot uniform weights, zero biases",
+            "network": f"tanh {'-'.join(str(width) for width in widths)}, Glorot uniform weights, zero biases",
             "solution": "u = -sin(pi x) + t N(t, cos(pi x), sin(pi x))",
             "viscosity": VISCOSITY,
             "loss": "mean squared residual",

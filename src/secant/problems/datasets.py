@@ -54,6 +54,12 @@ def breast_cancer(*, problem: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(features).double(), torch.from_numpy(labels).double()
 
 
+def digits(*, problem: str) -> tuple[Tensor, Tensor]:
+    """Handwritten digits of 8 by 8 pixels, 1,797 samples: pixels 0 to 16 of shape ``(1797, 64)``, float64, and labels 0 to 9 of shape ``(1797,)``, int64."""
+    pixels, labels = require("sklearn.datasets", problem=problem).load_digits(return_X_y=True)
+    return torch.from_numpy(pixels).double(), torch.from_numpy(labels).long()
+
+
 def standardized(data: Tensor) -> Tensor:
     """Each column of ``data`` (or the whole of a vector) shifted and scaled to mean 0 and variance 1, with ``n`` in the denominator."""
     return (data - data.mean(dim=0)) / data.std(dim=0, correction=0)

@@ -92,7 +92,7 @@ class BatchCourse:
         count = sum(parameter.numel() for parameter in self._parameters)
         return TrainingDetails(
             techniques=techniques,
-            samples=self.tracer.evaluations * self._batch,
+            samples=round(self.tracer.evaluations) * self._batch,
             clipped_steps=int(self._clipped),
             skipped_steps=int(getattr(self._optimizer, "skipped_steps", 0)),
             first_layer_learned_at=self._first_layer.learned_at,

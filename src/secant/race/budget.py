@@ -49,7 +49,7 @@ class Budget:
             return self
         return Budget(evaluations=max(1, math.floor(self.epochs * evaluations_per_epoch * (1.0 + _ROUNDING))))
 
-    def is_used_up(self, evaluations: int, cpu_seconds: float, steps: int = 0) -> bool:
+    def is_used_up(self, evaluations: float, cpu_seconds: float, steps: int = 0) -> bool:
         """Whether nothing is left for one more evaluation.
 
         Raises:
@@ -57,7 +57,7 @@ class Budget:
         """
         return self._share(evaluations, cpu_seconds, steps) >= 1.0
 
-    def fraction(self, evaluations: int, cpu_seconds: float, steps: int = 0) -> float:
+    def fraction(self, evaluations: float, cpu_seconds: float, steps: int = 0) -> float:
         """The spent share of the budget, between 0 and 1; errors as in :meth:`is_used_up`."""
         return min(1.0, self._share(evaluations, cpu_seconds, steps))
 
@@ -74,7 +74,7 @@ class Budget:
             return f"{self.epochs:g} epochs"
         return f"{self.steps} steps" if self.evaluations is None else f"{self.evaluations} evaluations"
 
-    def _share(self, evaluations: int, cpu_seconds: float, steps: int) -> float:
+    def _share(self, evaluations: float, cpu_seconds: float, steps: int) -> float:
         if self.evaluations is not None:
             return evaluations / self.evaluations
         if self.steps is not None:

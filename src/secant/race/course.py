@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from secant.problems import Problem
 
 _IDLE_STEPS = 20
+
+
+class IdleError(RuntimeError):
+    """A method that goes on without evaluating anything: it would never use up its budget."""
+
+
 _AGREEMENT = 1e-4
 """Of a sum in parts with the sum in one; float32 sums of a mean agree to about 1e-6."""
 
@@ -31,9 +37,9 @@ _AGREEMENT = 1e-4
 class Course:
     """One run under the clock.
 
-    Each evaluation counts as one loss with its gradient. Before it, the budget is checked, and :class:`~secant.race.budget.BudgetExhausted` is raised instead
-    of one evaluation too many. Loss and error of the trace are measured at the parameters that the method keeps at the end of an iteration, with the clock
-    paused and the evaluation not counted, so they cost no method anything.
+    Each evaluation counts as one loss with its gradient, a Hessian product as so many as the tracer's price says. Before it, the budget is checked, and
+    :class:`~secant.race.budget.BudgetExhausted` is raised instead of one evaluation too many. Loss and error of the trace are measured at the parameters
+    that the method keeps at the end of an iteration, with the clock paused and the evaluation not counted, so they cost no method anything.
 
     Attributes:
         parameters: The trainable parameters, which methods may write to.
@@ -68,7 +74,8 @@ class Course:
         self._keep_best = keep_best
         self._best_loss = math.inf
         self._best: list[Tensor] = []
-        self._idle_since = (0, 0)
+        self._graph: tuple[NDArray[np.float64], tuple[Tensor | None, ...]] | None = None
+        self._idle_since: tuple[float, int] = (0, 0)
         self._calls_backward = _warm_up(problem, self.parameters)
         if techniques.accumulate > 1:
             self._check_parts()
@@ -98,6 +105,27 @@ class Course:
         loss = float(self.loss_and_gradient())
         return loss, self.gradient().double().numpy()
 
+    def hessian_times(self, x: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
+        """One counted Hessian product at a flat vector, both of shape ``(n,)``, as SciPy takes it. The gradient's graph is kept until ``x`` changes."""
+        self.tracer.count_products(1)
+        if self._graph is None or not np.array_equal(self._graph[0], x):
+            self.write(torch.as_tensor(x))
+            with torch.enable_grad():
+                self._graph = x.copy(), torch.autograd.grad(self._problem.loss(), self.parameters, create_graph=True, allow_unused=True)
+        pieces = torch.split(torch.as_tensor(v), [parameter.numel() for parameter in self.parameters])
+        reached = [(g, piece.to(g.dtype).view_as(g)) for g, piece in zip(self._graph[1], pieces, strict=True) if g is not None and g.requires_grad]
+        outputs, directions = [g for g, _ in reached], [direction for _, direction in reached]
+        products = torch.autograd.grad(outputs, self.parameters, directions, retain_graph=True, materialize_grads=True)
+        return torch.cat([product.detach().reshape(-1) for product in products]).double().numpy()
+
+    def charge_products(self, so_far: int) -> None:
+        """Count the Hessian products that a method made by itself since the last call, given how many there were in all.
+
+        Raises:
+            BudgetExhausted: If they used the budget up.
+        """
+        self.tracer.count_products(so_far - self.tracer.products)
+
     def gradient(self) -> Tensor:
         """The gradient of the last :meth:`loss_and_gradient` as a new flat vector of shape ``(n,)``; unreached parameters count as zero."""
         pieces = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
@@ -120,7 +148,7 @@ class Course:
         Raises:
             ArithmeticError: If the loss at a traced moment is not finite.
             BudgetExhausted: After the last step of a budget in steps.
-            RuntimeError: If many iterations in a row evaluated nothing.
+            IdleError: If many iterations in a row evaluated nothing.
         """
         self._check_idle()
         point = self.tracer.end_step(None if x is None else lambda: self.write(x))
@@ -146,7 +174,7 @@ class Course:
             return None
         return TrainingDetails(
             techniques=techniques,
-            samples=0 if training is None else self.tracer.evaluations * len(training.inputs),
+            samples=0 if training is None else round(self.tracer.evaluations * len(training.inputs)),
             clipped_steps=self.clipped_steps,
             first_layer_learned_at=None if self._first_layer is None else self._first_layer.learned_at,
             health=() if self._health is None else tuple(self._health.moments),
@@ -200,7 +228,7 @@ class Course:
         if self.tracer.evaluations != evaluations:
             self._idle_since = (self.tracer.evaluations, this_step)
         elif this_step - step >= _IDLE_STEPS:
-            raise RuntimeError(f"{_IDLE_STEPS} steps in a row evaluated nothing.")
+            raise IdleError(f"{_IDLE_STEPS} steps in a row evaluated nothing.")
 
     def _look_back(self, x: Tensor | None) -> None:
         """Compare the layers with where they were before the step, and look at the gradient before the next."""

@@ -32,10 +32,16 @@ def _full_batch(name: str, optimizer: type[Optimizer]) -> Method:
         options: dict[str, Any] = {"weight_decay": techniques.weight_decay or 0.0, "max_step_length": techniques.clip_norm}
         running: Any = optimizer(list(course.parameters), **options)
         after_step = moving_rate(running, techniques, course.steps)
-        # One object for the whole run, so that the accepted evaluation of a step serves the next one.
-        closure = course.loss if techniques.accumulate == 1 else course.loss_and_gradient
+        evaluate = course.loss if techniques.accumulate == 1 else course.loss_and_gradient
+
+        def closure() -> torch.Tensor:
+            # One object for the whole run, so that the accepted evaluation of a step serves the next one.
+            course.charge_products(running.counts.hessian_products)
+            return evaluate()
+
         while True:
             after_step(running.step(closure))
+            course.charge_products(running.counts.hessian_products)
             if techniques.clip_norm is not None:
                 course.clipped_steps += _length(course, running) >= _AT_THE_LIMIT * techniques.clip_norm
             course.settle()

@@ -41,7 +41,7 @@ class TracePoint(_Record):
     """The state of a run at the end of one of its iterations.
 
     Attributes:
-        evaluations: Losses with gradients evaluated so far.
+        evaluations: Losses with gradients evaluated so far; a Hessian product counts as two.
         cpu_seconds: Process CPU seconds so far, without the measurement of the error.
         wall_seconds: Wall-clock seconds so far, without the measurement of the error.
         loss: Loss at the kept parameters; None when it is not finite.
@@ -51,7 +51,7 @@ class TracePoint(_Record):
         accuracy: Share of the held-out samples that are classified right, at the same moments; None where nothing is classified.
     """
 
-    evaluations: int
+    evaluations: int | float
     cpu_seconds: float
     wall_seconds: float
     loss: Finite
@@ -174,7 +174,7 @@ class RunRecord(_Record):
         status: How it ended.
         outcome: Why it ended, in words.
         steps: Iterations, as the method counts them.
-        evaluations: Losses with gradients evaluated.
+        evaluations: Losses with gradients evaluated; a Hessian product counts as two.
         cpu_seconds: Process CPU seconds.
         wall_seconds: Wall-clock seconds.
         loss: Loss at the end.
@@ -202,7 +202,7 @@ class RunRecord(_Record):
     status: Status
     outcome: str
     steps: int
-    evaluations: int
+    evaluations: int | float
     cpu_seconds: float
     wall_seconds: float
     loss: Finite

@@ -133,7 +133,7 @@ class RaceRequest:
         compared = _compared(words, rates)
         if words.methods:
             select_methods(_names(words.methods), trains=True)  # an unknown name is told before the problem is built
-        folder = Path(words.out) if words.out else _default_folder(source, words.resume)
+        folder = Path(words.out) if words.out else default_folder(source.name, words.resume)
         if not words.resume and (folder / RECORDS_FILE).exists():
             raise UsageError(f"The folder {folder} already holds a race.", "add --resume to go on with it, or name another folder with --out")
         problem = _built(source, seeds[0], threads, words.compiled)
@@ -302,14 +302,14 @@ def parse_threads(threads: int) -> int:
     return threads
 
 
-def _default_folder(source: Source, resume: bool) -> Path:
+def default_folder(name: str, resume: bool) -> Path:
     """``runs/PROBLEM-TIME``; to resume, the newest one of this problem if there is one."""
     if resume:
-        stem = _file_name(source.name)
+        stem = _file_name(name)
         earlier = sorted(path for path in _RUNS.glob(f"{stem}-*") if re.fullmatch(re.escape(stem) + r"-\d{8}-\d{6}", path.name))
         if earlier:
             return earlier[-1]
-    return new_folder(source.name)
+    return new_folder(name)
 
 
 def new_folder(name: str) -> Path:

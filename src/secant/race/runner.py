@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # What numerical code of other authors raises when a problem is too hard for it or a version does not fit: singular matrices and overflow, failed assertions,
 # an argument or attribute that another version of torch has not. KeyboardInterrupt, SystemExit and the exceptions of this package pass.
-_METHOD_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+METHOD_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 REHEARSED_EVALUATIONS = 6
 REHEARSED_STEPS = 3
 _SPACING = 1.12
@@ -214,7 +214,7 @@ def _drive(run: Run, course: Course | BatchCourse, go: Callable[[], str]) -> tup
             return Status.STOPPED, go()
     except BudgetExhausted:
         return Status.BUDGET, f"Budget of {run.budget.text} used up."
-    except _METHOD_FAILURES as error:
+    except METHOD_FAILURES as error:
         return Status.FAILED, f"{type(error).__name__}: {without_paths(str(error))}"
     finally:
         course.tracer.clock.stop()

@@ -41,8 +41,10 @@ class Eigenbasis:
         return torch.finfo(self.values.dtype).eps * float(self.values.abs().amax())
 
     def solution(self, coordinates: Tensor, *, on_boundary: bool) -> Solution:
-        """The step with these coordinates and its product with ``B``."""
-        return Solution(self.vector(coordinates), self.vector(self.values * coordinates), on_boundary, self.lowest < 0.0)
+        """The step with these coordinates. Cost: one combination of the basis vectors; everything else is known in coordinates."""
+        c, g, values = (part.cpu().double() for part in (coordinates, self.coefficients, self.values))  # the square of 1e-23 underflows in float32
+        length, slope, curvature = float(c.norm()), float(c @ g), float(values @ c.square())
+        return Solution(self.vector(coordinates), length, slope, curvature, on_boundary, self.lowest < 0.0)
 
 
 def dense_eigenbasis(g: Tensor, B: Tensor) -> Eigenbasis:

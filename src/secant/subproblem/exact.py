@@ -11,7 +11,7 @@ from secant.subproblem.eigenbasis import Eigenbasis, dense_eigenbasis
 from secant.subproblem.solution import Solution
 
 _NEWTON_ROUNDS = 100
-_LEAST_RADIUS = 2.0**-500  # of the gradient's coefficients: squares of shorter steps would underflow
+LEAST_RADIUS = 2.0**-500  # of the gradient's coefficients: squares of shorter steps would underflow
 
 
 def exact(g: Tensor, B: Tensor, radius: float) -> Solution:
@@ -23,7 +23,7 @@ def exact(g: Tensor, B: Tensor, radius: float) -> Solution:
         radius: Trust radius, positive.
 
     Returns:
-        The step with ``B p``. Cost: one eigendecomposition, O(n^3).
+        The step. Cost: one eigendecomposition, O(n^3).
     """
     return within_radius(dense_eigenbasis(g, B), radius)
 
@@ -39,7 +39,7 @@ def within_radius(basis: Eigenbasis, radius: float) -> Solution:
         radius: Trust radius, positive.
 
     Returns:
-        The step with ``B p``. Cost: O(k) per round of a few Newton rounds, and two combinations of the ``k`` basis vectors.
+        The step. Cost: O(k) per round of a few Newton rounds, and one combination of the ``k`` basis vectors.
 
     Source:
         More & Sorensen (1983), SIAM J. Sci. Stat. Comput. 4(3); Nocedal & Wright (2006), theorem 4.1, eq. 4.37 to 4.45.
@@ -48,7 +48,7 @@ def within_radius(basis: Eigenbasis, radius: float) -> Solution:
     if largest == 0.0 and basis.lowest >= -basis.tiny:
         return basis.solution(torch.zeros_like(basis.coefficients), on_boundary=False)
     unit = math.ldexp(1.0, math.frexp(largest or radius)[1])  # a gradient of 1e-162 has a square of zero; a power of two leaves every digit
-    coordinates, on_boundary = _minimizer(basis, basis.coefficients / unit, max(radius / unit, _LEAST_RADIUS))
+    coordinates, on_boundary = _minimizer(basis, basis.coefficients / unit, max(radius / unit, LEAST_RADIUS))
     return basis.solution(coordinates * unit, on_boundary=on_boundary)
 
 

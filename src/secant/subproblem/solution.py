@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from torch import Tensor
+
+from secant.space import Space
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -13,12 +16,41 @@ class Solution:
 
     Attributes:
         p: The step, shape ``(n,)``.
-        Bp: ``B p``, shape ``(n,)``.
+        length: ``|p|``.
+        slope: ``g.p``.
+        curvature: ``p.Bp``.
         is_on_boundary: Whether ``|p|`` is the radius.
-        has_negative_curvature: Whether a direction with ``p.Bp <= 0`` was met.
+        has_negative_curvature: Whether ``B`` is known to be indefinite: a direction with ``p.Bp <= 0`` was met, or the lowest eigenvalue is negative.
+        is_cut: Whether it is a share of the subproblem's solution.
     """
 
     p: Tensor
-    Bp: Tensor
+    length: float
+    slope: float
+    curvature: float
     is_on_boundary: bool
     has_negative_curvature: bool
+    is_cut: bool = False
+
+    @property
+    def predicted(self) -> float:
+        """The decrease that the model promises."""
+        return -(self.slope + 0.5 * self.curvature)
+
+    def times(self, share: float) -> Solution:
+        """The same direction, ``share`` of the length."""
+        return replace(
+            self,
+            p=self.p * share,
+            length=self.length * share,
+            slope=self.slope * share,
+            curvature=self.curvature * share * share,
+            is_on_boundary=False,
+            is_cut=True,
+        )
+
+
+def solution(space: Space, g: Tensor, p: Tensor, Bp: Tensor, *, on_boundary: bool, negative_curvature: bool) -> Solution:
+    """A step ``p`` with the product ``B p``. Cost: one reduction."""
+    G = space.gram(g, p, Bp)
+    return Solution(p, math.sqrt(G[1][1]), G[0][1], G[1][2], on_boundary, negative_curvature)

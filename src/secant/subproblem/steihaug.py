@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from secant.space import Space
-from secant.subproblem.solution import Solution
+from secant.subproblem.exact import LEAST_RADIUS
+from secant.subproblem.solution import Solution, solution
 
 
 def steihaug(g: Tensor, multiply: Callable[[Tensor], Tensor], radius: float, space: Space, *, tolerance: float = 1e-3) -> Solution:
@@ -25,13 +26,16 @@ def steihaug(g: Tensor, multiply: Callable[[Tensor], Tensor], radius: float, spa
         tolerance: Relative residual ``|B p + g| / |g|`` to stop at.
 
     Returns:
-        The step with ``B p``, computed on the way. Cost: at most ``n`` products.
+        The step. Cost: at most ``n`` products.
 
     Source:
         Steihaug (1983), SIAM J. Numer. Anal. 20(3); Nocedal & Wright (2006), algorithm 7.2.
     """
     p, Bp = torch.zeros_like(g), torch.zeros_like(g)
-    r, d = g.clone(), g.neg()
+    unit = math.ldexp(1.0, math.frexp(float(g.abs().amax()))[1])  # the squares of a gradient of 1e-162 underflow; a power of two leaves every digit
+    radius = max(radius / unit, LEAST_RADIUS)
+    r = g / unit
+    d = r.neg()
     rr = space.dot(r, r)
     stop = tolerance**2 * rr
     for _ in range(g.numel()):
@@ -41,7 +45,8 @@ def steihaug(g: Tensor, multiply: Callable[[Tensor], Tensor], radius: float, spa
         alpha = rr / dBd if dBd > 0.0 else math.inf
         if dBd <= 0.0 or pp + 2.0 * alpha * pd + alpha * alpha * dd >= radius**2:
             tau = boundary_length(pp, pd, dd, radius)
-            return Solution(p.add_(d, alpha=tau), Bp.add_(Bd, alpha=tau), True, dBd <= 0.0)
+            p, Bp = p.add_(d, alpha=tau).mul_(unit), Bp.add_(Bd, alpha=tau).mul_(unit)
+            return solution(space, g, p, Bp, on_boundary=True, negative_curvature=dBd <= 0.0)
         p.add_(d, alpha=alpha)
         Bp.add_(Bd, alpha=alpha)
         r.add_(Bd, alpha=alpha)
@@ -49,7 +54,7 @@ def steihaug(g: Tensor, multiply: Callable[[Tensor], Tensor], radius: float, spa
         if rr <= stop:
             break
         d = torch.add(r.neg(), d, alpha=rr / before)
-    return Solution(p, Bp, False, False)
+    return solution(space, g, p.mul_(unit), Bp.mul_(unit), on_boundary=False, negative_curvature=False)
 
 
 def boundary_length(pp: float, pd: float, dd: float, radius: float) -> float:

@@ -1,4 +1,4 @@
-"""BFGS of pytorch-minimize (module ``torchmin``)."""
+"""BFGS and L-BFGS of pytorch-minimize (module ``torchmin``)."""
 
 from __future__ import annotations
 
@@ -31,28 +31,30 @@ class _CountedLoss(torch.autograd.Function):
         return grad_outputs[0] * gradient, None
 
 
-def _drive(course: Course) -> str:
-    from torchmin import minimize
+def _entrant(name: str, summary: str, method: str, options: dict[str, Setting]) -> Method:
+    def drive(course: Course) -> str:
+        from torchmin import minimize
 
-    def fun(x: Tensor) -> Tensor:
-        loss: Tensor = _CountedLoss.apply(x, course)  # type: ignore[no-untyped-call]
-        return loss
+        def fun(x: Tensor) -> Tensor:
+            loss: Tensor = _CountedLoss.apply(x, course)  # type: ignore[no-untyped-call]
+            return loss
 
-    result = minimize(fun, course.read(), "bfgs", max_iter=sys.maxsize, options=dict(_OPTIONS), callback=course.settle)
-    return f"Stopped: {result.message}"
+        result = minimize(fun, course.read(), method, max_iter=sys.maxsize, options=dict(options), callback=course.settle)
+        return f"Stopped: {result.message}"
 
-
-_SETTINGS: dict[str, Setting] = {"class": "torchmin.minimize, method=bfgs", "keeps": Keeps.BEST.value, **_OPTIONS}
-
-METHODS = (
-    Method(
-        "torchmin-bfgs",
-        "torchmin.minimize BFGS, strong Wolfe search, tolerances 0.",
+    return Method(
+        name,
+        summary,
         Origin.PEER,
-        (Variant("", _SETTINGS, _drive),),
+        (Variant("", {"class": f"torchmin.minimize, method={method}", "keeps": Keeps.BEST.value, **options}, drive),),
         Keeps.BEST,
         needs=("torchmin",),
         remedy="pip install pytorch-minimize",
         packages=("pytorch-minimize",),
-    ),
+    )
+
+
+METHODS = (
+    _entrant("torchmin-bfgs", "torchmin.minimize BFGS, strong Wolfe search, tolerances 0.", "bfgs", _OPTIONS),
+    _entrant("torchmin-lbfgs", "torchmin.minimize L-BFGS, memory 100, strong Wolfe search, tolerances 0.", "l-bfgs", {"history_size": 100, **_OPTIONS}),
 )

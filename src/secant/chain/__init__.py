@@ -1,0 +1,1 @@
+"""One optimizer after another, as one optimizer of torch."""
