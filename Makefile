@@ -9,7 +9,7 @@ race: .venv/ready
 	$(BIN)/secant race burgers --compile
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -58,7 +58,8 @@ def ends_table() -> str:
     rows = _record("saddles")["rows"]["escapes"]
     lines = ["| ends at | " + " | ".join(_ESCAPING) + " |", "| --- |" + " --- |" * len(_ESCAPING)]
     for end in ("minimum", "saddle", "on the way"):
-        lines.append(f"| {end} | " + " | ".join(str(sum(row[name]["ends"] == end for row in rows)) for name in _ESCAPING) + " |")
+        counts = [str(sum(row[name]["ends"] == end for row in rows)) for name in _ESCAPING]
+        lines += [f"| {end} | {' | '.join(counts)} |"]
     return "\n".join(lines)
 
 
@@ -152,7 +153,7 @@ def _least(found: dict[str, list[dict[str, Any]]]) -> float:
 
 def _errors(rows: list[dict[str, Any]]) -> str:
     if not rows:
-        return "–"
+        return ""
     errors = sorted(row["error"] for row in rows)
     spread = f" ({errors[0]:.1e} to {errors[-1]:.1e})" if len(errors) > 1 else ""
     return f"{statistics.median(errors):.1e}{spread}"

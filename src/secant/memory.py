@@ -28,7 +28,8 @@ def require_memory(needed: int, device: torch.device, what: str) -> None:
     if free is not None and needed > free:
         raise MemoryError(
             f"{what} needs {in_units(needed)} ({needed} bytes) on {device}, and {in_units(free)} are free. "
-            "Use a limited-memory method (secant.LSSBroyden, secant.LBFGS), less history, a smaller model, or float32 parameters. deepcopy and state_dict double the need."
+            "Use a limited-memory method (secant.LSSBroyden, secant.LBFGS), less history, a smaller model, or float32 parameters. "
+            "deepcopy and state_dict double the need."
         )
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from curvature.steps import objective_of, point_at, step_to
-from secant.curvature.limited_sr1 import SHARE, LimitedSR1
-from secant.step import Correction
+from secant.curvature.initial import InitialScale
+from secant.curvature.limited_sr1 import SHARE, SOFTENING, LimitedSR1
+from secant.step import Correction, Outcome
 from secant.subproblem.exact import within_radius
 
 laws = settings(max_examples=30, deadline=None, derandomize=True)
@@ -128,3 +129,63 @@ def test_a_pair_the_model_predicts_is_skipped_and_changes_nothing() -> None:
     curvature = LimitedSR1(memory=3, initial=0.5)
     assert feed(curvature, [(s, 2.0 * s)]) == [Correction.SKIPPED_KNOWN]
     torch.testing.assert_close(curvature.dense(), 2.0 * torch.eye(3, dtype=torch.float64))
+
+
+def moved(
+    n: int, s: Tensor, y: Tensor, *, x: float = 0.0, initial: InitialScale = "auto", outcomes: tuple[Outcome, ...]
+) -> tuple[LimitedSR1, list[Correction]]:
+    """One and the same pair from one and the same point, with a unit gradient, so that ``b`` starts at 1."""
+    curvature, objective = LimitedSR1(memory=3, initial=initial), objective_of(n)
+    start = point_at(torch.full((n,), x, dtype=torch.float64), torch.full((n,), n**-0.5, dtype=torch.float64))
+    curvature.update(objective, start, None)
+    corrections = []
+    for outcome in outcomes:
+        step = step_to(start, point_at(start.x + s, start.grad + y), outcome)
+        corrections.append(curvature.update(objective, step.kept, step))
+    return curvature, corrections
+
+
+def test_straight_loss_softens_the_automatic_scale_alone() -> None:
+    s, y = -torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    curvature, corrections = moved(2, s, y, outcomes=(Outcome.GAIN_RATIO,))
+    assert corrections == [Correction.DAMPED]
+    torch.testing.assert_close(curvature.dense(), 0.1 * torch.eye(2, dtype=torch.float64))
+    curvature, corrections = moved(2, s, y, initial=1.0, outcomes=(Outcome.GAIN_RATIO,))
+    assert corrections == [Correction.SKIPPED_DENOMINATOR]
+    torch.testing.assert_close(curvature.dense(), torch.eye(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("initial", "expected"), [("auto", SOFTENING), (1.0, 1.0)])
+def test_step_that_ends_in_rounding_softens_the_automatic_scale_alone(initial: InitialScale, expected: float) -> None:
+    s = torch.full((2,), 1e-15, dtype=torch.float64)
+    curvature, corrections = moved(2, s, s, x=1.0, initial=initial, outcomes=(Outcome.APPROXIMATE_GAIN,))
+    assert corrections == [Correction.SKIPPED_ROUNDING]
+    torch.testing.assert_close(curvature.dense(), expected * torch.eye(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("outcome", "expected"), [(Outcome.GAIN_RATIO, Correction.SKIPPED_KNOWN), (Outcome.REJECTED, Correction.APPLIED)])
+def test_pair_of_a_rejected_step_drives_out_the_pairs_that_claim_to_know_it(outcome: Outcome, expected: Correction) -> None:
+    s, y = torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([3.0, 1.0], dtype=torch.float64)
+    curvature, corrections = moved(2, s, y, outcomes=(Outcome.GAIN_RATIO, outcome))
+    assert corrections == [Correction.APPLIED, expected]
+    torch.testing.assert_close(curvature.multiply(s), y)
+
+
+def test_eigenvalues_far_below_the_scale_keep_their_digits() -> None:
+    """As shifts of ``b`` they would be lost: 1e-12 is below the rounding of 50."""
+    vectors = torch.linalg.qr(torch.tensor([[3.0, 1.0], [1.0, -3.0]], dtype=torch.float64)).Q
+    values = torch.tensor([1e-12, 1.0], dtype=torch.float64)
+    curvature = LimitedSR1(memory=5, initial=0.02)
+    pairs = [(vectors[:, i], values[i] * vectors[:, i]) for i in range(2)]
+    assert set(feed_exactly(curvature, pairs)) == {Correction.APPLIED}
+    basis = curvature.eigenbasis(vectors[:, 0] + vectors[:, 1])
+    assert basis is not None
+    torch.testing.assert_close(basis.values.sort().values[:2], values, rtol=1e-9, atol=0.0)
+
+
+def feed_exactly(curvature: LimitedSR1, pairs: list[tuple[Tensor, Tensor]]) -> list[Correction]:
+    """Every pair from the origin with gradient zero, so that it is stored without rounding."""
+    zero = torch.zeros_like(pairs[0][0])
+    start, objective = point_at(zero, zero), objective_of(zero.numel())
+    curvature.update(objective, start, None)
+    return [curvature.update(objective, start, step_to(start, point_at(s, y), Outcome.GAIN_RATIO)) for s, y in pairs]

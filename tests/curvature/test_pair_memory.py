@@ -115,6 +115,17 @@ def test_a_restored_memory_holds_the_newest_pairs_that_fit(capacity: int) -> Non
         assert torch.equal(restored.combination(point.grad, 0.5, weights, weights), memory.combination(point.grad, 0.5, weights, weights))
 
 
+def test_forgetting_leaves_the_newest_pairs_and_their_products() -> None:
+    memory = PairMemory(4, ones(6))
+    s, y, point = fill(memory, 6, 7, seed=3)
+    memory.forget_all_but(2)
+    assert len(memory) == 2
+    torch.testing.assert_close(memory.sy, s[-2:] @ y[-2:].T)
+    torch.testing.assert_close(memory.products(point.grad, SPACE).on_y, y[-2:] @ point.grad)
+    memory.forget_all_but(3)
+    assert len(memory) == 2
+
+
 def test_saved_tensors_are_copies() -> None:
     memory = PairMemory(3, ones(5))
     fill(memory, 5, 3, seed=5)

@@ -16,7 +16,7 @@ from secant.curvature.curvature import QuadraticModel, State
 from secant.curvature.initial import InitialScale
 from secant.curvature.pair import ROUNDING_STEP
 from secant.curvature.pair_memory import Draft, PairMemory, PairProducts
-from secant.curvature.sr1 import SKIP_BELOW
+from secant.curvature.sr1 import DAMPING, SKIP_BELOW
 from secant.objective import Objective
 from secant.space import LocalSpace, Space
 from secant.step import Correction, Point, Step
@@ -25,6 +25,8 @@ from secant.subproblem.eigenbasis import Eigenbasis
 Array = NDArray[np.float64]
 
 SHARE = 2.0  # of y.y / s.y: at 1 itself the newest pair's s - H y would be orthogonal to y; below, line searches start from steps that are too long
+SOFTENING = 1e-2  # of b per step that ends in rounding: few of them in a row are taken for the floor
+INVERSE_BELOW = 1e-3  # of b: smaller eigenvalues are read from the inverse, where they are not small differences
 RANK = 1e-10  # a direction whose squared sine against the others is smaller is left out of the eigenbasis: the products cannot tell it from rounding
 NOISE = 1e-13  # of its terms' squares: a squared residual below is rounding
 REST = 1e-8  # share of |g|^2 outside the span that is rounding
@@ -67,12 +69,14 @@ class LimitedSR1(QuadraticModel):
     Args:
         memory: ``m``, the number of pairs.
         initial: ``"auto"``: ``b`` is twice ``y.y / s.y`` of the newest pair with positive curvature, ``|g|`` before the first. A number is ``1 / b``
-            throughout.
+            throughout. Where the loss is straight along a step, ``b`` falls to a tenth, where a step ends in rounding to a hundredth: ``y.y / s.y`` is near the
+            largest curvature, and steps into softer directions would never grow long enough to be seen.
 
     Source:
         Byrd, Nocedal & Schnabel (1994), Math. Program. 63, theorem 5.1; eigenbasis: Brust, Erway & Marcia (2017), Comput. Optim. Appl. 66, and Burdakov, Gong,
         Zikrin & Yuan (2017), Math. Program. Comput. 9. Departure: the orthonormal basis comes from the eigenvectors of ``W'W`` with normalized columns, so that
-        no vector but the step is formed.
+        no vector but the step is formed; eigenvalues far below ``b`` are read from ``H``; and where the pair of a rejected step would be left out, the older
+        half of the pairs is dropped until it is not.
     """
 
     def __init__(self, *, memory: int, initial: InitialScale) -> None:
@@ -100,12 +104,18 @@ class LimitedSR1(QuadraticModel):
         draft = memory.draft(last, self._space)
         limit = (ROUNDING_STEP * torch.finfo(point.x.dtype).eps) ** 2
         if draft.ss < limit * self._space.dot(last.start.x, last.start.x):
-            return self._refused(Correction.SKIPPED_ROUNDING)
+            return self._rounding()
         if not sys.float_info.min <= draft.ss < math.inf or not draft.yy < math.inf:
             return self._refused(Correction.SKIPPED_DENOMINATOR)
+        if self._is_held_back(draft, last):
+            self._scale(DAMPING)
+            return Correction.DAMPED
         memory.keep(draft, last, self._space, memory.row_products(draft, self._space))
         b = self._next_b(draft)
         compact = _compact(memory, b)
+        while compact.newest is not Correction.APPLIED and last.kept is not last.trial and len(memory) > 1:
+            memory.forget_all_but(len(memory) // 2)  # the model cannot be right about a step that was rejected: its old pairs stand in the way
+            compact = _compact(memory, b)
         if compact.newest is not Correction.APPLIED:
             memory.discard_newest()
             return self._refused(compact.newest)
@@ -191,6 +201,23 @@ class LimitedSR1(QuadraticModel):
         self._b = 1.0 / float(self._initial) if self._initial != "auto" else length if length > 0.0 else 1.0
         self._compact = None
 
+    def _is_held_back(self, draft: Draft, last: Step) -> bool:
+        """Whether the loss is straight along the step and ``b`` is what kept it short: such a pair has no inverse."""
+        if self._initial != "auto" or last.trial is None or draft.yy > (SKIP_BELOW * self._b) ** 2 * draft.ss:
+            return False
+        slope = self._space.dot(last.trial.x - last.start.x, last.start.grad)
+        return self._b * draft.ss > DAMPING * abs(slope)
+
+    def _rounding(self) -> Correction:
+        """A step that ends in rounding where the gradient does not is too short for ``b``, which then hides the softer directions for ever."""
+        if self._initial == "auto":
+            self._scale(SOFTENING)
+        return self._refused(Correction.SKIPPED_ROUNDING)
+
+    def _scale(self, factor: float) -> None:
+        memory, self._b = self._known_memory(), max(factor * self._b, sys.float_info.min)
+        self._compact = _compact(memory, self._b) if len(memory) else None
+
     def _next_b(self, draft: Draft) -> float:
         if self._initial != "auto" or not draft.sy > SKIP_BELOW * math.sqrt(draft.ss) * math.sqrt(draft.yy):
             return self._b
@@ -250,23 +277,37 @@ def _compact(memory: PairMemory, b: float) -> _Compact:
     ss, sy, yy, beta = ss * scale, sy * scale / unit, yy * scale / unit / unit, b / unit
     gram = yy - beta * (sy + sy.T) + beta**2 * ss  # W'W in units of the curvature
     C, E, newest = _recursions(gram, sy.T - beta * ss, yy - beta * sy, ss.diagonal(), yy.diagonal(), beta)
-    lengths = np.sqrt(np.maximum(gram.diagonal(), sys.float_info.min))
-    used = C.any(axis=1)
-    values, basis = np.empty(0), np.zeros((len(lengths), 0))
-    if used.any():
-        part = np.ix_(used, used)
-        norms = lengths[used]
-        squares, directions = np.linalg.eigh(gram[part] / np.outer(norms, norms))
-        keep = squares > RANK * squares[-1]
-        roots = np.sqrt(squares[keep])
-        spread = (directions[:, keep] * roots).T * norms
-        K = spread @ C[part] @ spread.T
-        shifts, turns = np.linalg.eigh(0.5 * (K + K.T))
-        values = (beta + shifts) * unit
-        basis = np.zeros((len(lengths), len(shifts)))
-        basis[used] = (directions[:, keep] / roots / norms[:, None]) @ turns
+    values, basis = _eigenvectors(gram, C, E, beta)
     # W is (Y - b S) diag(weights) with weights = per_s / unit: C carries the unit, E its inverse
-    return _Compact(b, per_s / unit, C * unit, E / unit, values, basis, newest)
+    return _Compact(b, per_s / unit, C * unit, E / unit, values * unit, basis, newest)
+
+
+def _eigenvectors(gram: Array, C: Array, E: Array, beta: float) -> tuple[Array, Array]:
+    """The eigenvalues of ``B`` other than ``beta``, and the combinations of ``W`` that are their orthonormal eigenvectors."""
+    used = C.any(axis=1)
+    if not used.any():
+        return np.empty(0), np.zeros((len(C), 0))
+    part = np.ix_(used, used)
+    norms = np.sqrt(np.maximum(gram.diagonal()[used], sys.float_info.min))
+    squares, directions = np.linalg.eigh(gram[part] / np.outer(norms, norms))
+    keep = squares > RANK * squares[-1]
+    roots = np.sqrt(squares[keep])
+    spread = (directions[:, keep] * roots).T * norms
+    shifts, turns = _eigh(spread @ C[part] @ spread.T)
+    values = beta + shifts
+    if np.abs(values).min() < INVERSE_BELOW * beta:
+        inverse_shifts, inverse_turns = _eigh(spread @ E[part] @ spread.T)
+        inverses = 1.0 / beta + inverse_shifts
+        if np.abs(inverses).min() > np.finfo(np.float64).eps * np.abs(inverses).max():
+            values, turns = 1.0 / inverses, inverse_turns
+    basis = np.zeros((len(C), len(values)))
+    basis[used] = (directions[:, keep] / roots / norms[:, None]) @ turns
+    return values, basis
+
+
+def _eigh(matrix: Array) -> tuple[Array, Array]:
+    values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+    return values, vectors
 
 
 def _recursions(gram: Array, on_s: Array, on_y: Array, ss: Array, yy: Array, beta: float) -> tuple[Array, Array, Correction]:
@@ -293,6 +334,6 @@ def _reason(residual: Array, products: Array, other: float, gram: Array, lengths
     square, denominator = float(residual @ gram @ residual), float(residual @ products)
     if not square > NOISE * float(np.abs(residual) @ lengths) ** 2:
         return Correction.SKIPPED_KNOWN
-    if not abs(denominator) >= SKIP_BELOW * math.sqrt(square) * math.sqrt(other):
+    if not abs(denominator) >= max(SKIP_BELOW * math.sqrt(square) * math.sqrt(other), sys.float_info.min):
         return Correction.SKIPPED_DENOMINATOR
     return None

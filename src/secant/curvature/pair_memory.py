@@ -135,6 +135,11 @@ class PairMemory:
         if self._known is not None:
             self._known = (self._known[0], self._known[1].without_newest())
 
+    def forget_all_but(self, count: int) -> None:
+        """Drop the oldest pairs until ``count`` are left."""
+        while len(self._slots) > count:
+            self._drop_oldest()
+
     def products(self, v: Tensor, space: Space) -> PairProducts:
         """``S'v`` and ``Y'v`` for a vector of shape ``(n,)``. Cost: one pass over the rows, none for the remembered gradient."""
         if self._known is not None and (self._known[0] is v or torch.equal(self._known[0], v)):
@@ -214,8 +219,7 @@ class PairMemory:
             memory.remember(saved["known_vector"].to(like.device, copy=True), products)
         memory._slots = saved["slots"].tolist()
         if rows.shape[0] > 2 * capacity:
-            while len(memory._slots) > capacity:
-                memory._drop_oldest()
+            memory.forget_all_but(capacity)
             rows = rows[[row for slot in memory._slots for row in (2 * slot, 2 * slot + 1)]]
             memory._slots = list(range(len(memory._slots)))
         if rows.shape[0]:
