@@ -113,9 +113,13 @@ class LimitedSR1(QuadraticModel):
         memory.keep(draft, last, self._space, memory.row_products(draft, self._space))
         b = self._next_b(draft)
         compact = _compact(memory, b)
-        while compact.newest is not Correction.APPLIED and last.kept is not last.trial and len(memory) > 1:
+        while compact is not None and compact.newest is not Correction.APPLIED and last.kept is not last.trial and len(memory) > 1:
             memory.forget_all_but(len(memory) // 2)  # the model cannot be right about a step that was rejected: its old pairs stand in the way
             compact = _compact(memory, b)
+        if compact is None:
+            self.reset()
+            self.update(objective, point, None)
+            return Correction.RESET_INDEFINITE
         if compact.newest is not Correction.APPLIED:
             memory.discard_newest()
             return self._refused(compact.newest)
@@ -193,7 +197,7 @@ class LimitedSR1(QuadraticModel):
         if state:
             self._memory = PairMemory.from_state(state, self._capacity, like)
             self._b = float(state["b"])  # type: ignore[arg-type]
-            self._compact = _compact(self._memory, self._b) if len(self._memory) else None
+            self._compact = self._rebuilt(self._memory)
 
     def _start(self, objective: Objective, point: Point) -> None:
         self._memory = PairMemory(self._capacity, objective.initial_scales())
@@ -203,7 +207,7 @@ class LimitedSR1(QuadraticModel):
 
     def _is_held_back(self, draft: Draft, last: Step) -> bool:
         """Whether the loss is straight along the step and ``b`` is what kept it short: such a pair has no inverse."""
-        if self._initial != "auto" or last.trial is None or draft.yy > (SKIP_BELOW * self._b) ** 2 * draft.ss:
+        if self._initial != "auto" or last.trial is None or draft.yy > SKIP_BELOW * self._b * SKIP_BELOW * self._b * draft.ss:
             return False
         slope = self._space.dot(last.trial.x - last.start.x, last.start.grad)
         return self._b * draft.ss > DAMPING * abs(slope)
@@ -215,8 +219,18 @@ class LimitedSR1(QuadraticModel):
         return self._refused(Correction.SKIPPED_ROUNDING)
 
     def _scale(self, factor: float) -> None:
-        memory, self._b = self._known_memory(), max(factor * self._b, sys.float_info.min)
-        self._compact = _compact(memory, self._b) if len(memory) else None
+        memory = self._known_memory()
+        measured = (memory.yy.diagonal() / memory.ss.diagonal()).sqrt()
+        least = float(measured.amax()) * sys.float_info.epsilon**2 if len(memory) else 0.0  # further away nothing of the pairs is left beside it
+        self._b = max(factor * self._b, least, sys.float_info.min)
+        self._compact = self._rebuilt(memory)
+
+    def _rebuilt(self, memory: PairMemory) -> _Compact | None:
+        """The model of what is in the memory; pairs whose products leave the range of numbers are given up."""
+        compact = _compact(memory, self._b) if len(memory) else None
+        if compact is None:
+            memory.forget_all_but(0)
+        return compact
 
     def _next_b(self, draft: Draft) -> float:
         if self._initial != "auto" or not draft.sy > SKIP_BELOW * math.sqrt(draft.ss) * math.sqrt(draft.yy):
@@ -227,7 +241,7 @@ class LimitedSR1(QuadraticModel):
         """The pair is not kept; the model may have lost its oldest pair to it."""
         memory = self._known_memory()
         if self._compact is not None and len(memory) < len(self._compact.weights):
-            self._compact = _compact(memory, self._b) if len(memory) else None
+            self._compact = self._rebuilt(memory)
         return reason
 
     def _seen(self, compact: _Compact, products: PairProducts) -> Array:
@@ -252,7 +266,7 @@ class LimitedSR1(QuadraticModel):
         if compact is None or not k:
             return memory.dense(multiple, torch.zeros(2 * k, 2 * k, dtype=torch.float64), inverse=inverse)
         outer = np.outer(compact.weights, compact.weights) * (compact.E if inverse else compact.C)
-        mixed = np.block([[compact.b**2 * outer, -compact.b * outer], [-compact.b * outer, outer]])
+        mixed = np.block([[compact.b * compact.b * outer, -compact.b * outer], [-compact.b * outer, outer]])
         return memory.dense(multiple, torch.from_numpy(mixed), inverse=inverse)
 
     def _known_memory(self) -> PairMemory:
@@ -269,17 +283,22 @@ def _power_of_two(value: float) -> float:
     return math.ldexp(1.0, math.frexp(value)[1])
 
 
-def _compact(memory: PairMemory, b: float) -> _Compact:
+def _compact(memory: PairMemory, b: float) -> _Compact | None:
+    """The model with the scale ``b``; None where its numbers leave the range that a float can hold."""
     ss, sy, yy = memory.ss.numpy(), memory.sy.numpy(), memory.yy.numpy()
     unit = _power_of_two(b)
     per_s = np.array([1.0 / _power_of_two(math.sqrt(value)) for value in ss.diagonal()])
     scale = np.outer(per_s, per_s)
-    ss, sy, yy, beta = ss * scale, sy * scale / unit, yy * scale / unit / unit, b / unit
-    gram = yy - beta * (sy + sy.T) + beta**2 * ss  # W'W in units of the curvature
-    C, E, newest = _recursions(gram, sy.T - beta * ss, yy - beta * sy, ss.diagonal(), yy.diagonal(), beta)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ss, sy, yy, beta = ss * scale, sy * scale / unit, yy * scale / unit / unit, b / unit
+        gram = yy - beta * (sy + sy.T) + beta * beta * ss  # W'W in units of the curvature
+        C, E, newest = _recursions(gram, sy.T - beta * ss, yy - beta * sy, ss.diagonal(), yy.diagonal(), beta)
+        # W is (Y - b S) diag(weights) with weights = per_s / unit: C carries the unit, E its inverse
+        weights, in_units, inverse = per_s / unit, C * unit, E / unit
+    if not all(bool(np.isfinite(part).all()) for part in (gram, C, E, weights, in_units, inverse)):
+        return None
     values, basis = _eigenvectors(gram, C, E, beta)
-    # W is (Y - b S) diag(weights) with weights = per_s / unit: C carries the unit, E its inverse
-    return _Compact(b, per_s / unit, C * unit, E / unit, values * unit, basis, newest)
+    return _Compact(b, weights, in_units, inverse, values * unit, basis, newest)
 
 
 def _eigenvectors(gram: Array, C: Array, E: Array, beta: float) -> tuple[Array, Array]:
@@ -332,7 +351,8 @@ def _recursions(gram: Array, on_s: Array, on_y: Array, ss: Array, yy: Array, bet
 def _reason(residual: Array, products: Array, other: float, gram: Array, lengths: Array) -> Correction | None:
     """Why not to divide by ``residual . products``; the residual is given by its coefficients, ``other`` is the square of the vector it is multiplied with."""
     square, denominator = float(residual @ gram @ residual), float(residual @ products)
-    if not square > NOISE * float(np.abs(residual) @ lengths) ** 2:
+    largest = float(np.abs(residual) @ lengths)
+    if not square > NOISE * largest * largest:  # a power of Python's numbers raises where a product is infinite
         return Correction.SKIPPED_KNOWN
     if not abs(denominator) >= max(SKIP_BELOW * math.sqrt(square) * math.sqrt(other), sys.float_info.min):
         return Correction.SKIPPED_DENOMINATOR

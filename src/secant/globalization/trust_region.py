@@ -19,8 +19,8 @@ from secant.subproblem.solution import Solution, solution
 from secant.subproblem.steihaug import steihaug
 
 EXACT_BELOW = 50
-"""Below this many parameters an eigendecomposition costs at most 0.2 ms more per step than conjugate gradients and saves 9 to 19 % of the evaluations
-(benchmarks/results/subproblem.json)."""
+"""Below this many parameters an eigendecomposition costs at most 0.6 ms more per evaluation than conjugate gradients and saves about a fifth of the
+evaluations (benchmarks/results/subproblem.json). With a costly loss it pays up to some hundreds: ``exact_below`` is an option."""
 
 
 _REFUTED = 0.1

@@ -11,7 +11,7 @@ from secant.subproblem.eigenbasis import Eigenbasis, dense_eigenbasis
 from secant.subproblem.solution import Solution
 
 _NEWTON_ROUNDS = 100
-LEAST_RADIUS = 2.0**-500  # of the gradient's coefficients: squares of shorter steps would underflow
+LEAST_RADIUS, LARGEST_RADIUS = 2.0**-500, 2.0**500  # in units of the gradient: squares of shorter steps would underflow, of longer ones overflow
 
 
 def exact(g: Tensor, B: Tensor, radius: float) -> Solution:
@@ -48,7 +48,7 @@ def within_radius(basis: Eigenbasis, radius: float) -> Solution:
     if largest == 0.0 and basis.lowest >= -basis.tiny:
         return basis.solution(torch.zeros_like(basis.coefficients), on_boundary=False)
     unit = math.ldexp(1.0, math.frexp(largest or radius)[1])  # a gradient of 1e-162 has a square of zero; a power of two leaves every digit
-    coordinates, on_boundary = _minimizer(basis, basis.coefficients / unit, max(radius / unit, LEAST_RADIUS))
+    coordinates, on_boundary = _minimizer(basis, basis.coefficients / unit, min(max(radius / unit, LEAST_RADIUS), LARGEST_RADIUS))
     return basis.solution(coordinates * unit, on_boundary=on_boundary)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secant.space import Space
-from secant.subproblem.exact import LEAST_RADIUS
+from secant.subproblem.exact import LARGEST_RADIUS, LEAST_RADIUS
 from secant.subproblem.solution import Solution, solution
 
 
@@ -33,7 +33,7 @@ def steihaug(g: Tensor, multiply: Callable[[Tensor], Tensor], radius: float, spa
     """
     p, Bp = torch.zeros_like(g), torch.zeros_like(g)
     unit = math.ldexp(1.0, math.frexp(float(g.abs().amax()))[1])  # the squares of a gradient of 1e-162 underflow; a power of two leaves every digit
-    radius = max(radius / unit, LEAST_RADIUS)
+    radius = min(max(radius / unit, LEAST_RADIUS), LARGEST_RADIUS)
     r = g / unit
     d = r.neg()
     rr = space.dot(r, r)
