@@ -58,7 +58,7 @@ def _works(walk: _Walk, stored: Tensor, seconds: list[float]) -> dict[str, tuple
 
 def _bytes_over_stored(name: str) -> float:
     """Numbers moved over numbers stored: passes over 2 m rows, and the vectors of one update and one direction."""
-    differences, squares, position, gradient, direction = 6, 3, 1, 2, 1
+    differences, squares, position, gradient, direction = 6, 2, 1, 2, 1
     passes = {"LBFGS": 2, "LSR1": 3}[name]
     return (passes * 2 * PAIRS + differences + squares + position + gradient + direction) / (2 * PAIRS)
 

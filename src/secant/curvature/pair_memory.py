@@ -97,8 +97,8 @@ class PairMemory:
         if self.root is not None:
             s.div_(self.root)
             y.mul_(self.root)
-        sy, yy = space.cross(pair, y).tolist()
-        ss = space.dot(s, s)
+        G = space.gram(s, y)
+        ss, sy, yy = G[0][0], G[0][1], G[1][1]
         if not ss + yy < float("inf"):
             pair.zero_()  # a row that is not finite would spoil combinations even with the factor 0
         return Draft(slot, ss, sy, yy)
