@@ -60,28 +60,35 @@ def test_small_matrices_are_those_of_the_newest_pairs(n: int, capacity: int, cou
 
 
 class CountingSpace(Space):
-    """Counts the passes over more than one pair."""
+    """Counts the reductions, and the passes over more than one pair."""
 
     def __init__(self) -> None:
-        self.passes = 0
+        self.passes = self.reductions = 0
 
     def gram(self, *rows: Tensor) -> list[list[float]]:
+        self.reductions += 1
         return SPACE.gram(*rows)
 
     def cross(self, rows: Tensor, v: Tensor) -> Tensor:
+        self.reductions += 1
         self.passes += rows.shape[0] > 2
         return SPACE.cross(rows, v)
 
+    def joint(self, rows: Tensor, v: Tensor, *others: Tensor) -> tuple[Tensor, list[list[float]]]:
+        self.reductions += 1
+        self.passes += rows.shape[0] > 2
+        return SPACE.joint(rows, v, *others)
 
-def test_a_kept_step_costs_one_pass_and_one_after_a_rejected_trial_no_more() -> None:
+
+def test_a_kept_step_costs_one_pass_and_one_reduction_and_after_a_rejected_trial_no_more() -> None:
     memory, space, generator = PairMemory(5, ones(40)), CountingSpace(), torch.Generator().manual_seed(0)
     point = point_at(normal(40, generator), normal(40, generator))
     for number in range(12):
         step = step_to(point, point_at(normal(40, generator), normal(40, generator)), Outcome.REJECTED if number % 3 == 0 else Outcome.WOLFE)
-        before = space.passes
+        before = (space.passes, space.reductions)
         memory.keep(memory.draft(step, space), step, space)
         memory.products(step.kept.grad, space)
-        assert number == 0 or space.passes == before + 1
+        assert number == 0 or (space.passes, space.reductions) == (before[0] + 1, before[1] + 1)
         point = step.kept
 
 

@@ -108,7 +108,7 @@ class LimitedBFGS(Curvature):
 
     def _refusal(self, draft: Draft, step: Step) -> Correction | None:
         limit = (ROUNDING_STEP * torch.finfo(step.start.x.dtype).eps) ** 2
-        if draft.ss < limit * self._space.dot(step.start.x, step.start.x):
+        if draft.ss < limit * draft.xx:
             return Correction.SKIPPED_ROUNDING
         has_digits = min(draft.ss, draft.yy, draft.sy) >= sys.float_info.min and draft.ss + draft.yy < math.inf
         if not has_digits or not draft.sy > self._skip_below * math.sqrt(draft.ss) * math.sqrt(draft.yy):

@@ -103,7 +103,7 @@ class LimitedSR1(QuadraticModel):
         memory = self._memory
         draft = memory.draft(last, self._space)
         limit = (ROUNDING_STEP * torch.finfo(point.x.dtype).eps) ** 2
-        if draft.ss < limit * self._space.dot(last.start.x, last.start.x):
+        if draft.ss < limit * draft.xx:
             return self._rounding()
         if not sys.float_info.min <= draft.ss < math.inf or not draft.yy < math.inf:
             return self._refused(Correction.SKIPPED_DENOMINATOR)

@@ -36,19 +36,23 @@ class PairProducts:
         return PairProducts(self.on_s - other.on_s, self.on_y - other.on_y)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Draft:
     """A pair that is written but not yet kept.
 
     Attributes:
         slot: Where it is written.
         ss, sy, yy: ``s.s``, ``s.y``, ``y.y``.
+        xx: ``x.x`` at the step's start.
+        products: Of all written rows with the gradient at the trial.
     """
 
     slot: int
     ss: float
     sy: float
     yy: float
+    xx: float
+    products: Tensor
 
 
 @final
@@ -84,7 +88,7 @@ class PairMemory:
         return len(self._slots)
 
     def draft(self, step: Step, space: Space) -> Draft:
-        """Write the pair of a step with a trial into a free slot, dropping the oldest pair of a full memory. Cost: O(n)."""
+        """Write the pair of a step with a trial into a free slot, dropping the oldest pair of a full memory. Cost: one pass over the rows, one reduction."""
         assert step.trial is not None
         if len(self._slots) == self.capacity:
             self._drop_oldest()
@@ -97,14 +101,15 @@ class PairMemory:
         if self.root is not None:
             s.div_(self.root)
             y.mul_(self.root)
-        G = space.gram(s, y)
+        gradient = step.trial.grad if self.root is None else step.trial.grad * self.root
+        products, G = space.joint(self._rows[: 2 * self._written], gradient, s, y, step.start.x)
         ss, sy, yy = G[0][0], G[0][1], G[1][1]
         if not ss + yy < float("inf"):
             pair.zero_()  # a row that is not finite would spoil combinations even with the factor 0
-        return Draft(slot, ss, sy, yy)
+        return Draft(slot, ss, sy, yy, G[2][2], products)
 
     def keep(self, draft: Draft, step: Step, space: Space, s_new: PairProducts | None = None) -> None:
-        """Make the draft of a step the newest pair. Cost: one pass over the rows, two when the gradient at the step's start is not the remembered one.
+        """Make the draft of a step the newest pair. Cost: small matrices; a pass over the rows when the gradient at the step's start is not the remembered one.
 
         Args:
             draft: What :meth:`draft` gave for this step.
@@ -114,7 +119,7 @@ class PairMemory:
         """
         assert step.trial is not None
         before = self.products(step.start.grad, space)
-        after = self._pass(step.trial.grad, space, [*self._slots, draft.slot])
+        after = _of_slots(draft.products, [*self._slots, draft.slot])
         y_new = after.without_newest().minus(before)
         if s_new is None:
             s_new = PairProducts(torch.full_like(before.on_s, torch.nan), torch.full_like(before.on_y, torch.nan))
@@ -158,7 +163,7 @@ class PairMemory:
         if not slots:
             return PairProducts(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
         found = space.cross(self._rows[: 2 * self._written], v if self.root is None or is_row else v * self.root)
-        return PairProducts(found[[2 * slot for slot in slots]], found[[2 * slot + 1 for slot in slots]])
+        return _of_slots(found, slots)
 
     def combination(self, v: Tensor, multiple: float, of_s: Tensor, of_y: Tensor) -> Tensor:
         """``multiple D v + S of_s + Y of_y``, with ``S`` and ``Y`` in the metric of ``D``, shape ``(n,)``, a new tensor. Cost: one pass over the rows."""
@@ -241,6 +246,11 @@ class PairMemory:
         self.ss, self.sy, self.yy = self.ss[1:, 1:], self.sy[1:, 1:], self.yy[1:, 1:]
         if self._known is not None:
             self._known = (self._known[0], self._known[1].without_oldest())
+
+
+def _of_slots(found: Tensor, slots: list[int]) -> PairProducts:
+    """The products of these slots, in this order, among those of all written rows."""
+    return PairProducts(found[[2 * slot for slot in slots]], found[[2 * slot + 1 for slot in slots]])
 
 
 def _appended(values: Tensor, value: float) -> Tensor:
