@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from typing import final
+from typing import Protocol, final
 
 import torch
 from torch import Tensor
@@ -63,11 +61,9 @@ class Broyden(Curvature):
         pair = self._products.pair(last, objective.space)
         if pair is None:
             return Correction.NOTHING_NEW
-        if pair.is_rounding:
-            return Correction.SKIPPED_ROUNDING
-        has_digits = min(pair.ss, pair.yy, pair.sy, pair.sBs) >= sys.float_info.min
-        if not has_digits or not pair.sy > self._skip_below * math.sqrt(pair.ss) * math.sqrt(pair.yy):
-            return Correction.SKIPPED_CURVATURE
+        refusal = pair.refusal(self._skip_below)
+        if refusal is not None:
+            return refusal
         if not pair.yHy > 0.0:
             self.reset()
             self.update(objective, point, None)
@@ -104,24 +100,51 @@ class Broyden(Curvature):
         self._corrections = int(state.get("corrections", 0) or 0)
 
     def _correct(self, products: InverseProducts, pair: SecantPair) -> Correction:
-        inverse = products.inverse
         gain = 1.0
         if self._corrections == 0 and self._initial == "auto" and pair.length > 0.0:
             gain = self._first_gain * pair.length
             pair = pair.with_inverse_times(gain)
         member = self._rule(pair.yHy / pair.sy, pair.sBs / pair.sy, pair.s.numel())
-        terms = rank_one_terms(pair, member)
-        if terms is None:
+        product = corrected(products.inverse, pair, member, gain)
+        if product is None:
             return Correction.SKIPPED_THETA
-        inverse.scale(gain / member.tau)
-        product = pair.Hg / member.tau
-        for weight, share_of_s, share_of_Hy in terms:
-            vector = torch.add(pair.s * share_of_s, pair.Hy, alpha=share_of_Hy)
-            inverse.add(weight, vector)
-            product.add_(vector, alpha=weight * (share_of_s * pair.sg + share_of_Hy * pair.Hyg))
         products.remember(pair.gradient, product)
         self._corrections += 1
         return Correction.APPLIED
+
+
+class RankOneSum(Protocol):
+    """A symmetric matrix that takes a factor and rank-one terms."""
+
+    def scale(self, factor: float) -> None:
+        """``A <- factor A``."""
+
+    def add(self, weight: float, vector: Tensor) -> None:
+        """``A <- A + weight vector vector'``."""
+
+
+def corrected(inverse: RankOneSum, pair: SecantPair, member: Member, gain: float) -> Tensor | None:
+    """Correct ``H`` in place.
+
+    Args:
+        inverse: ``H`` before it is multiplied by ``gain``.
+        pair: Seen through ``gain H``.
+        member: Of the class.
+        gain: Factor on ``H`` that comes first.
+
+    Returns:
+        ``H+ g+``, known in O(n); None, and ``H`` as it was, where the member would not be positive definite.
+    """
+    terms = rank_one_terms(pair, member)
+    if terms is None:
+        return None
+    inverse.scale(gain / member.tau)
+    product = pair.Hg / member.tau
+    for weight, share_of_s, share_of_Hy in terms:
+        vector = torch.add(pair.s * share_of_s, pair.Hy, alpha=share_of_Hy)
+        inverse.add(weight, vector)
+        product.add_(vector, alpha=weight * (share_of_s * pair.sg + share_of_Hy * pair.Hyg))
+    return product
 
 
 _Term = tuple[float, float, float]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from typing import final
 
 import torch
 from torch import Tensor
 
-from secant.curvature.broyden import rank_one_terms
+from secant.curvature.broyden import corrected
 from secant.curvature.curvature import Curvature, State
 from secant.curvature.initial import InitialScale, initial_diagonal
 from secant.curvature.pair import CANCELLATION, ROUNDING_STEP, SecantPair
@@ -118,11 +116,9 @@ class LimitedBroyden(Curvature):
             return Correction.NOTHING_NEW
         pair = _secant_pair(inverse, last.start, last.trial)
         inverse.remember(SeenGradient(last.trial.grad, pair.gradient, pair.Hg))
-        if pair.is_rounding:
-            return Correction.SKIPPED_ROUNDING
-        has_digits = min(pair.ss, pair.yy, pair.sy, pair.sBs) >= sys.float_info.min
-        if not has_digits or not pair.sy > self._skip_below * math.sqrt(pair.ss) * math.sqrt(pair.yy):
-            return Correction.SKIPPED_CURVATURE
+        refusal = pair.refusal(self._skip_below)
+        if refusal is not None:
+            return refusal
         if not pair.yHy > 0.0:
             return Correction.RESET_INDEFINITE
         gain = 1.0
@@ -130,15 +126,9 @@ class LimitedBroyden(Curvature):
             gain = self._first_gain * pair.length
             pair = pair.with_inverse_times(gain)
         member = self._rule(pair.yHy / pair.sy, pair.sBs / pair.sy, last.trial.grad.numel())
-        terms = rank_one_terms(pair, member)
-        if terms is None:
+        product = corrected(inverse, pair, member, gain)
+        if product is None:
             return Correction.SKIPPED_THETA
-        inverse.multiply_by(gain / member.tau)
-        product = pair.Hg / member.tau
-        for weight, share_of_s, share_of_Hy in terms:
-            vector = torch.add(pair.s * share_of_s, pair.Hy, alpha=share_of_Hy)
-            inverse.add(weight, vector)
-            product.add_(vector, alpha=weight * (share_of_s * pair.sg + share_of_Hy * pair.Hyg))
         inverse.remember(SeenGradient(last.trial.grad, pair.gradient, product))
         self._corrections += 1
         return Correction.APPLIED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -11,7 +13,7 @@ from torch import Tensor
 from secant.curvature.curvature import State
 from secant.curvature.symmetric import DeferredSymmetric, MatrixKernel
 from secant.space import Space
-from secant.step import Step
+from secant.step import Correction, Step
 
 ROUNDING_STEP = 100.0  # units in the last place of |x|: a shorter step's gradient change is wrong in the second digit
 CANCELLATION = 1e-8  # below this share of |H g| the difference H g+ - H g has lost half its digits: H y is computed afresh
@@ -48,6 +50,15 @@ class SecantPair:
     sBs: float
     length: float
     is_rounding: bool
+
+    def refusal(self, skip_below: float) -> Correction | None:
+        """Why the Broyden class cannot be corrected with this pair: rounding, or ``s.y <= skip_below |s| |y|``; None where it can."""
+        if self.is_rounding:
+            return Correction.SKIPPED_ROUNDING
+        has_digits = min(self.ss, self.yy, self.sy, self.sBs) >= sys.float_info.min
+        if not has_digits or not self.sy > skip_below * math.sqrt(self.ss) * math.sqrt(self.yy):
+            return Correction.SKIPPED_CURVATURE
+        return None
 
     def with_inverse_times(self, factor: float) -> SecantPair:
         """The same pair seen through ``factor H``."""

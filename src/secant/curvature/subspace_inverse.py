@@ -102,7 +102,7 @@ class SubspaceInverse:
         """``A`` times coordinates."""
         return self._matrix.times(coordinates)
 
-    def multiply_by(self, factor: float) -> None:
+    def scale(self, factor: float) -> None:
         """``H <- factor H``, in O(1)."""
         self._scale *= factor
         self._matrix.scale(factor)
