@@ -197,7 +197,7 @@ def test_budget_of_evaluations_ends_the_run_after_the_iteration_that_spent_it() 
 
 def test_budget_of_seconds_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10**6))
-    monkeypatch.setattr("secant.functional.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("secant.run.time.perf_counter", lambda: float(next(clock)))
     result = minimize(rosenbrock, START, options={"seconds": 12.0})
     assert result.outcome is Outcome.BUDGET
     assert 1 <= result.nit < 12

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 from secant.chain.chain import Chain
 from secant.chain.stage import Stage
 from secant.chain.until import Iterations, Stall
+from secant.fitting import LeastSquaresResult, least_squares
 from secant.functional import Result, minimize
 from secant.globalization.armijo import Armijo
 from secant.globalization.cubic import Cubic
+from secant.globalization.damping import Damping
 from secant.globalization.fixed_step import FixedStep
 from secant.globalization.hager_zhang import HagerZhang
 from secant.globalization.strong_wolfe import StrongWolfe
@@ -17,6 +19,8 @@ from secant.limited_methods import LBFGS, LSR1
 from secant.methods import BFGS, DFP, SR1, SSBFGS, Broyden, LSSBroyden, SSBroyden
 from secant.newton_methods import CubicNewton, NewtonCG, SaddleFreeNewton
 from secant.operators.dense import hessian, jacobian
+from secant.residual_methods import GaussNewton, LevenbergMarquardt
+from secant.residuals import RowResidual
 from secant.step import Correction, Outcome
 
 if TYPE_CHECKING:
@@ -37,14 +41,19 @@ __all__ = [
     "Correction",
     "Cubic",
     "CubicNewton",
+    "Damping",
     "FixedStep",
+    "GaussNewton",
     "HagerZhang",
     "Iterations",
     "LSSBroyden",
+    "LeastSquaresResult",
+    "LevenbergMarquardt",
     "NewtonCG",
     "Outcome",
     "RankOneKron",
     "Result",
+    "RowResidual",
     "SSBroyden",
     "SaddleFreeNewton",
     "Stage",
@@ -55,6 +64,7 @@ __all__ = [
     "hessian",
     "inspect",
     "jacobian",
+    "least_squares",
     "minimize",
 ]
 

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from secant.closures import Closure
 from secant.methods import METHODS
 from secant.notice import warn_user
 from secant.numpy_objective import NumpyObjective, is_array_like
-from secant.objective import Counts
-from secant.optimizer import Callback, CurvatureOptimizer, Iteration
-from secant.progress import ProgressLine, end_line, terminal_line
-from secant.step import Correction, Outcome, Point
+from secant.optimizer import Callback, CurvatureOptimizer
+from secant.progress import ProgressLine
+from secant.run import SUCCESSES, Bound, Run, TraceRow, checked_method, refuse_limits, split_options, status_of, takes_argument
+from secant.step import Outcome
 from secant.tree import Tree, leaves_of, map_leaves
-
-_BUDGET_OPTIONS = ("maxiter", "maxfun", "seconds")
-_SUCCESSES = frozenset({Outcome.CONVERGED, Outcome.ROUNDING_FLOOR, Outcome.SMALL_CHANGE})
-_FRUITLESS = frozenset({Outcome.NOT_FINITE, Outcome.NO_DECREASE, Outcome.NO_DESCENT})
-_PATIENCE = 3  # fruitless iterations in a row after which another is not worth its evaluations
-
-
-@dataclass(frozen=True, slots=True)
-class TraceRow:
-    """One iteration in numbers.
-
-    Attributes:
-        iteration: Counted from 1.
-        loss: At its end.
-        largest_grad: ``max |grad|`` there.
-        outcome: Why the step ended as it did.
-        correction: What became of the inverse Hessian before the step.
-        counts: Evaluations so far.
-        seconds: Wall time so far.
-    """
-
-    iteration: int
-    loss: float
-    largest_grad: float
-    outcome: Outcome
-    correction: Correction
-    counts: Counts
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,46 +136,26 @@ def minimize(
         >>> secant.minimize(lambda x: ((x - 3.0) ** 2).sum(), [0.0, 0.0], jac=lambda x: 2.0 * (x - 3.0)).x
         array([3., 3.])
     """
-    _refuse_limits(bounds, constraints)
-    method = _checked_method(method)
-    budget, constructor = _split_options(method, options or {})
+    refuse_limits(bounds, constraints, "scipy.optimize.minimize")
+    method = checked_method(method, METHODS, "ssbroyden")
+    budget, constructor = split_options(METHODS[method], options or {})
     if is_array_like(x0):
         source = NumpyObjective(fun, x0, args, jac=jac, hess=hess, hessp=hessp)
         constructor = _second_derivatives(method, constructor, source, given=hess is not None or hessp is not None)
-        bound = _Bound([source.variable], source.loss, lambda: source.variable.detach().numpy(), lambda: source.counts, source.resolution)
+        bound = Bound([source.variable], source.loss, lambda: source.variable.detach().numpy(), lambda: source.counts, source.resolution)
     else:
         _refuse_derivatives(jac=jac, hess=hess, hessp=hessp)
         bound = _bind(fun, x0, args if isinstance(args, tuple) else (args,))
-    run = _Run(bound, budget, callback, progress)
+    run = Run(bound, budget, callback, progress)
     optimizer = METHODS[method](bound.parameters, gradient_tolerance=bound.resolution if tol is None else tol, callback=run.record, **constructor)
     outcome = run.to_the_end(optimizer)
     optimizer.correct()
     return _result(bound, run, optimizer, outcome)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Bound:
-    """A function tied to its start.
-
-    Attributes:
-        parameters: What to train.
-        closure: The loss.
-        answer: Gives the result in the form of ``x0``.
-        counted: Calls of the user's functions; None where each evaluation is one.
-        resolution: The relative gradient below which there is nothing but error.
-    """
-
-    parameters: list[Tensor]
-    closure: Closure
-    answer: Callable[[], Any]
-    counted: Callable[[], Counts] | None = None
-    resolution: float = 0.0
-
-
-def _result(bound: _Bound, run: _Run, optimizer: CurvatureOptimizer[Any], outcome: Outcome) -> Result:
+def _result(bound: Bound, run: Run, optimizer: CurvatureOptimizer[Any], outcome: Outcome) -> Result:
     point, counts, answer = optimizer.point, run.counts(optimizer.counts), bound.answer()
     assert point is not None
-    success = outcome in _SUCCESSES
     return Result(
         x=answer,
         fun=float(point.reported),
@@ -215,8 +164,8 @@ def _result(bound: _Bound, run: _Run, optimizer: CurvatureOptimizer[Any], outcom
         nfev=counts.losses,
         njev=counts.gradients,
         nhev=counts.hessian_products,
-        success=success,
-        status=0 if success else 1 if outcome is Outcome.BUDGET else 2,
+        success=outcome in SUCCESSES,
+        status=status_of(outcome),
         message=outcome.sentence,
         outcome=outcome,
         trace=tuple(run.trace),
@@ -224,101 +173,13 @@ def _result(bound: _Bound, run: _Run, optimizer: CurvatureOptimizer[Any], outcom
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Budget:
-    maxiter: int | None
-    maxfun: int | None
-    seconds: float | None
-
-
-class _Run:
-    """One call of ``minimize``: the loop around the optimizer's loop, with its clock and its trace."""
-
-    def __init__(self, bound: _Bound, budget: _Budget, callback: Callback | None, progress: ProgressLine | None) -> None:
-        self.trace: list[TraceRow] = []
-        self._closure = bound.closure
-        self._counted = bound.counted
-        self._budget = budget
-        self._callback = callback
-        self._owns_line = progress is None
-        self._progress = progress or terminal_line()
-        self._began = time.perf_counter()
-        self._fruitless = 0
-
-    def counts(self, evaluated: Counts) -> Counts:
-        """Calls of the user's functions: those the objective counts, or the optimizer's evaluations where each is one call."""
-        return evaluated if self._counted is None else self._counted()
-
-    def record(self, iteration: Iteration) -> None:
-        """Append a row, show it, pass it on."""
-        seconds, counts = time.perf_counter() - self._began, self.counts(iteration.counts)
-        row = TraceRow(iteration.number, iteration.loss, iteration.largest_grad, iteration.outcome, iteration.correction, counts, seconds)
-        self.trace.append(row)
-        self._progress(f"iteration {row.iteration}: loss {row.loss:.6g}, max |grad| {row.largest_grad:.2e}, {seconds:.0f} s")
-        if self._callback is not None:
-            self._callback(replace(iteration, counts=counts))
-
-    def to_the_end(self, optimizer: CurvatureOptimizer[Any]) -> Outcome:
-        """Step until something says stop; the parameters then stand at the best point of the whole run."""
-        best: Point | None = None
-        try:
-            while not self._is_used_up(optimizer):
-                optimizer.step(self._closure)
-                best = _better(best, optimizer.point)
-                if self._is_over(optimizer):
-                    assert optimizer.outcome is not None
-                    return optimizer.outcome
-            return Outcome.BUDGET
-        finally:
-            if self._owns_line:
-                end_line()
-            rest = _better(best, optimizer.point)
-            if rest is not None:
-                optimizer.go_to(rest)
-
-    def _is_used_up(self, optimizer: CurvatureOptimizer[Any]) -> bool:
-        if optimizer.outcome is None:
-            return False
-        budget = self._budget
-        if optimizer.iteration >= (200 * optimizer.size if budget.maxiter is None else budget.maxiter):
-            return True
-        if budget.maxfun is not None and self.counts(optimizer.counts).losses >= budget.maxfun:
-            return True
-        return budget.seconds is not None and time.perf_counter() - self._began >= budget.seconds
-
-    def _is_over(self, optimizer: CurvatureOptimizer[Any]) -> bool:
-        outcome = optimizer.outcome
-        if outcome is None or outcome.stops or outcome is Outcome.ZERO_LEARNING_RATE:
-            return True
-        self._fruitless = self._fruitless + 1 if outcome in _FRUITLESS else 0
-        return self._fruitless >= _PATIENCE
-
-
-def _better(best: Point | None, latest: Point | None) -> Point | None:
-    """The finite point of lower loss; the latest where they are equal within rounding, because its gradient is the smaller."""
-    if best is None or not best.is_finite or latest is None:
-        return latest
-    return best if not latest.is_finite or best.loss < latest.loss - best.loss_noise else latest
-
-
-def _bind(fun: Callable[..., Any], x0: Tree | nn.Module, args: tuple[Any, ...]) -> _Bound:
+def _bind(fun: Callable[..., Any], x0: Tree | nn.Module, args: tuple[Any, ...]) -> Bound:
     if isinstance(x0, nn.Module):
         module = x0
-        closure = (lambda: fun(module, *args)) if args or _takes_argument(fun) else fun
-        return _Bound(list(module.parameters()), closure, lambda: module)
+        closure = (lambda: fun(module, *args)) if args or takes_argument(fun) else fun
+        return Bound(list(module.parameters()), closure, lambda: module)
     variables = map_leaves(lambda leaf: leaf.detach().clone().requires_grad_(leaf.is_floating_point() or leaf.is_complex()), x0)
-    return _Bound(leaves_of(variables), lambda: fun(variables, *args), lambda: map_leaves(lambda leaf: leaf.detach(), variables))
-
-
-def _refuse_limits(bounds: object, constraints: object) -> None:
-    given = [
-        name for name, value in (("bounds", bounds), ("constraints", constraints)) if value is not None and not (isinstance(value, (tuple, list)) and not value)
-    ]
-    if given:
-        raise TypeError(
-            f"Expected an unconstrained problem, got {' and '.join(given)}. Change the variables so that every point is feasible (x = exp(u) for x > 0), "
-            "or use scipy.optimize.minimize."
-        )
+    return Bound(leaves_of(variables), lambda: fun(variables, *args), lambda: map_leaves(lambda leaf: leaf.detach(), variables))
 
 
 def _refuse_derivatives(**given: object) -> None:
@@ -340,35 +201,3 @@ def _second_derivatives(method: str, constructor: dict[str, Any], source: NumpyO
     if source.differentiates:
         raise ValueError(f"Expected jac, hess or hessp for {method}: differences of differences are mostly rounding. Pass jac=, or use 'ssbroyden'.")
     return {**constructor, "hessian": "differences"}
-
-
-def _checked_method(method: str) -> str:
-    if not isinstance(method, str):
-        raise TypeError(f"Expected method to be a name such as 'ssbroyden', got {method!r}. Pass further arguments of fun as args=.")
-    if method.lower() not in METHODS:
-        raise ValueError(f"Expected method to be one of {', '.join(METHODS)}, got {method!r}.{_nearest(method.lower(), METHODS)}")
-    return method.lower()
-
-
-def _takes_argument(fun: Callable[..., Any]) -> bool:
-    """Whether ``fun`` wants the module: it has a positional parameter without a default."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return any(p.kind in positional and p.default is inspect.Parameter.empty for p in inspect.signature(fun).parameters.values())
-
-
-def _split_options(method: str, options: Mapping[str, Any]) -> tuple[_Budget, dict[str, Any]]:
-    taken = {"params", "self", "gradient_tolerance", "callback", "iterations_per_step"}
-    allowed = [name for name in inspect.signature(METHODS[method].__init__).parameters if name not in taken]
-    for name in options:
-        if name not in allowed and name not in _BUDGET_OPTIONS:
-            raise ValueError(f"Expected options among {', '.join([*_BUDGET_OPTIONS, *allowed])}, got {name!r}.{_nearest(name, [*_BUDGET_OPTIONS, *allowed])}")
-    bounds = {name: options.get(name) for name in _BUDGET_OPTIONS}
-    for name, value in bounds.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"Expected {name} > 0, got {name}={value}.")
-    return _Budget(**bounds), {name: value for name, value in options.items() if name not in _BUDGET_OPTIONS}
-
-
-def _nearest(word: str, known: Mapping[str, Any] | list[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

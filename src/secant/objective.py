@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from types import MethodType
 from typing import TypeVar, final
@@ -15,7 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from secant.closures import Closure, backward, loss_of, watch_backward, were_assigned
+from secant.jacobians import pulled, pushed
 from secant.layout import Layout, ParamGroup
+from secant.residuals import SumOfSquares
 from secant.space import LocalSpace, Space
 from secant.step import Point
 
@@ -29,19 +31,27 @@ _DIFFERENCES_REMEDY = "Return the loss without calling backward (of the uncompil
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How often the closure was used: loss evaluations, gradients and Hessian products, each a whole pass over the closure's data."""
+    """How often the closure was used, each time a whole pass over its data.
+
+    Attributes:
+        losses: Evaluations of the loss, or of the residuals it is made of.
+        gradients: Gradients.
+        hessian_products: Products with the Hessian, or with ``J' J``.
+        jacobians: Jacobians of the residuals.
+    """
 
     losses: int = 0
     gradients: int = 0
     hessian_products: int = 0
+    jacobians: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         """Both together."""
-        return Counts(self.losses + other.losses, self.gradients + other.gradients, self.hessian_products + other.hessian_products)
+        return Counts(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
     def __sub__(self, earlier: Counts) -> Counts:
         """What was added since."""
-        return Counts(self.losses - earlier.losses, self.gradients - earlier.gradients, self.hessian_products - earlier.hessian_products)
+        return Counts(*(mine - its for mine, its in zip(astuple(self), astuple(earlier), strict=True)))
 
 
 @final
@@ -99,6 +109,7 @@ class Objective:
         self._current: Point | None = None
         self._current_versions: tuple[int, ...] = ()
         self._graph: tuple[Point, _Gradient] | None = None
+        self._tried: Tensor | None = None
 
     def bind(self, closure: Closure, groups: Sequence[ParamGroup]) -> None:
         """Use ``closure`` with the options in ``groups`` from now on.
@@ -110,11 +121,16 @@ class Objective:
         if not _is_same(closure, self._closure) or decays != self._decays:
             self.forget()
         self._closure, self._decays = closure, decays
+        if isinstance(closure, SumOfSquares):
+            closure.differentiate_by(self.layout.parameters)
 
     def forget(self) -> None:
         """Drop what is known of the current point, so that ``here`` evaluates again."""
         self._current = None
         self._graph = None
+        if self._tried is not None:
+            self._tried = None
+            self.residuals.forget()
 
     def here(self) -> Point:
         """The evaluation at the present parameters; free when it is known already.
@@ -130,8 +146,9 @@ class Objective:
 
     def at(self, x: Tensor) -> Point:
         """Write ``x``, shape ``(n,)``, into the parameters and evaluate there. The point holds what the parameters hold, rounded where they are narrower."""
-        self.forget()  # a closure that raises leaves the parameters here, unevaluated
-        self.layout.write(x)
+        if x is not self._tried:
+            self.forget()  # a closure that raises leaves the parameters here, unevaluated
+            self.layout.write(x)
         return self._evaluate(self.layout.gather() if self.layout.rounds else x)
 
     def write(self, point: Point) -> None:
@@ -176,6 +193,70 @@ class Objective:
             self._graph = point, self._staying(lambda: self._differentiable_gradient(point))
         return partial(self._exact_product, self._graph[1])
 
+    @property
+    def residuals(self) -> SumOfSquares:
+        """The residuals that the loss is made of.
+
+        Raises:
+            TypeError: The closure returns a loss.
+        """
+        if not isinstance(self._closure, SumOfSquares):
+            raise TypeError("Expected residuals, got a closure that returns a loss. Use LevenbergMarquardt or GaussNewton, whose step takes the residuals.")
+        return self._closure
+
+    def trial(self, x: Tensor) -> Tensor:
+        """The residuals at ``x``, shape ``(N,)``, without a gradient; ``at(x)`` afterwards adds just that where it can.
+
+        A weight decay ``d`` is so many more residuals ``sqrt(d) x`` here and below, so that half their sum of squares is the minimized number.
+        """
+        self.forget()
+        self.layout.write(x)
+        r = self.residuals.values()
+        self._tried = x
+        self.counts = replace(self.counts, losses=self.counts.losses + 1)
+        return torch.cat([r, *(math.sqrt(decay) * x[part] for part, decay in self._active_decays())])
+
+    def row_blocks(self, point: Point) -> Iterator[tuple[Tensor, Tensor]]:
+        """The residuals at an evaluated point, shape ``(rows,)``, and their Jacobian, shape ``(rows, n)``, block after block."""
+        self.write(point)
+        self.counts = replace(self.counts, jacobians=self.counts.jacobians + 1)
+        yield from self.residuals.linearized(self.layout.parameters, self.layout.size)
+        for part, decay in self._active_decays():
+            x = point.x[part]
+            J = x.new_zeros(x.numel(), self.layout.size)
+            J[:, part].diagonal().fill_(math.sqrt(decay))
+            yield math.sqrt(decay) * x, J
+
+    def jacobian_times(self, point: Point, v: Tensor) -> Tensor:
+        """``J v`` at an evaluated point, shape ``(N,)``, without the Jacobian. Cost: one evaluation with a backward pass and one through that."""
+        self.write(point)
+        pieces = [pushed(block, self.layout.parameters, self.layout.split(v)) for block in self.residuals.graphs()]
+        return torch.cat([*pieces, *(math.sqrt(decay) * v[part] for part, decay in self._active_decays())])
+
+    def jacobian_transposed_times(self, point: Point, u: Tensor) -> Tensor:
+        """``J' u`` at an evaluated point, shape ``(n,)``, for ``u`` of shape ``(N,)``, without the Jacobian. Cost: one evaluation with its backward pass."""
+        self.write(point)
+        total, start = torch.zeros_like(point.x), 0
+        for block in self.residuals.graphs():
+            piece, start = u[start : start + block.numel()], start + block.numel()
+            total += self.layout.flatten_like(pulled(block, self.layout.parameters, piece))
+        for part, decay in self._active_decays():
+            piece, start = u[start : start + part.stop - part.start], start + part.stop - part.start
+            total[part] += math.sqrt(decay) * piece
+        return total
+
+    def gauss_newton_times(self, point: Point, v: Tensor) -> Tensor:
+        """``J' J v`` at an evaluated point, shape ``(n,)``, without the Jacobian. Cost: an evaluation, two backward passes and one through the first."""
+        self.write(point)
+        self.counts = replace(self.counts, hessian_products=self.counts.hessian_products + 1)
+        total = torch.zeros_like(v)
+        for block in self.residuals.graphs():
+            image = pushed(block, self.layout.parameters, self.layout.split(v))
+            total += self.layout.flatten_like(pulled(block, self.layout.parameters, image))
+        for part, decay in self._active_decays():
+            total[part] += decay * v[part]
+        return total
+
     def learning_rate(self) -> float:
         """The largest ``lr`` of the groups: it scales the first trial step of every search."""
         return max(float(group["lr"]) for group in self._groups)
@@ -195,9 +276,11 @@ class Objective:
         return scales
 
     def _evaluate(self, x: Tensor) -> Point:
+        is_known = self._tried is not None and self.residuals.is_kept  # a trial whose residuals wait for their gradient
         reported, graph = self._run_closure()
         gradient = self.layout.gather_grads()
-        self.counts = replace(self.counts, losses=self.counts.losses + 1, gradients=self.counts.gradients + 1)
+        self.counts = replace(self.counts, losses=self.counts.losses + (not is_known), gradients=self.counts.gradients + 1)
+        self._tried = None
         loss = reported.to(self.layout.device, torch.promote_types(self.layout.dtype, reported.dtype))
         if self._process_group is not None:
             joint = self._reduced(torch.cat([gradient.to(loss.dtype), loss.reshape(1)]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from secant.closures import Closure
-from secant.curvature.curvature import Curvature, QuadraticModel
+from secant.curvature.curvature import Curvature, DampedModel, QuadraticModel
 from secant.curvature.exact import ExactHessian
 from secant.globalization.globalization import Globalization
 from secant.layout import Layout
@@ -21,6 +21,7 @@ from secant.memory import require_memory
 from secant.notice import warn_user
 from secant.objective import Counts, Objective
 from secant.overlap import seen_on_overlap
+from secant.residuals import ResidualClosure, SumOfSquares
 from secant.saving import load_step, save_step
 from secant.step import Correction, Outcome, Point, Step
 from secant.stopping import Progress
@@ -156,6 +157,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         self._unused: Step | None = None
         self._pending_reset: Correction | None = None
         self._overlap: Objective | None = None
+        self._squares: SumOfSquares | None = None
         self._warned_float32 = False
         self.last_step: Step | None = None
         self.point: Point | None = None
@@ -183,11 +185,14 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         """Iterations so far."""
         return self._progress.iteration
 
-    def step(self, closure: Closure | None = None, *, same_batch: bool = True, overlap: Closure | None = None) -> Tensor:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Closure | Sequence[ResidualClosure] | None = None, *, same_batch: bool = True, overlap: Closure | None = None
+    ) -> Tensor:
         """Take ``iterations_per_step`` iterations, fewer when an outcome stops them.
 
         Args:
-            closure: Evaluates the loss of the full batch, or of the batch of this step, and returns it, with or without calling ``backward``.
+            closure: Evaluates the loss of the full batch, or of the batch of this step, and returns it, with or without calling ``backward``. For the methods
+                of least squares it returns the residuals, see :class:`secant.LevenbergMarquardt`.
             same_batch: Take the secant pairs of this step on its own batch, which is evaluated again at the new point (every search does so anyway).
             overlap: With ``same_batch=False``, a closure over the data that this batch shares with the next one, on which the secant pairs are taken instead.
                 It should be a good share of the batch (a quarter, say). Cost: two evaluations of it per iteration, counted as such. The rules of self-scaling
@@ -210,7 +215,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
             raise ValueError(f"Expected same_batch=True without an overlap, or same_batch=False with one, got {got}. A pair across two batches would be noise.")
         self._renew_layout()
         objective = self._border()
-        objective.bind(closure, self.param_groups)
+        objective.bind(self._as_loss(closure), self.param_groups)
         self._overlap = None
         if overlap is not None:
             self._overlap = Objective(self.param_groups, **self._objective_options)  # type: ignore[arg-type]
@@ -232,6 +237,18 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         self.go_to(point)
         return start.reported
 
+    def _as_loss(self, closure: Closure | Sequence[ResidualClosure]) -> Closure:
+        """The closure as one of a loss: half the sum of squares where it returns residuals."""
+        if not isinstance(self._curvature, DampedModel):
+            if not callable(closure):
+                raise TypeError(f"Expected a closure that returns the loss, got {type(closure).__name__}. Pass one function: step(closure).")
+            return closure
+        if isinstance(closure, SumOfSquares):
+            return closure
+        if self._squares is None or not self._squares.is_of(closure):
+            self._squares = SumOfSquares(closure)
+        return self._squares
+
     def go_to(self, point: Point) -> None:
         """Put the parameters at a point that was evaluated before."""
         self._border().write(point)
@@ -239,7 +256,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
 
     def correct(self) -> None:
         """Correct the curvature with the last step now, not at the start of the next: to read it, or when no step will follow."""
-        if self._unused is not None and self.point is not None:
+        if self.point is not None and (self._unused is not None or isinstance(self._curvature, DampedModel)):
             self.correction = self._correct(self._border(), self.point)
 
     def objective_changed(self) -> None:

@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from secant.linearization.rows import Rows
 from secant.objective import Objective
 from secant.step import Correction, Point, Step
 from secant.subproblem.eigenbasis import Eigenbasis
+from secant.subproblem.solution import Solution
 
 StateValue = Tensor | float | int | str | None
 State = dict[str, StateValue]
@@ -74,3 +76,26 @@ class QuadraticModel(Curvature):
     @abstractmethod
     def eigenbasis(self, g: Tensor) -> Eigenbasis | None:
         """``B`` seen from ``g`` of shape ``(n,)`` where it is known in a few eigenvectors, at the cost of a few passes over the model; None otherwise."""
+
+
+class DampedModel(QuadraticModel):
+    """The positive semidefinite model ``B = J' J`` of a sum of squares, which solves for any damping, as Levenberg-Marquardt needs."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> Rows:
+        """The residuals and their Jacobian at the present point."""
+
+    @abstractmethod
+    def damped(self, damping: float) -> Solution:
+        """The minimizer of the model with ``0.5 damping p' D p`` added, in the type of the parameters, with the decrease that the model promises for it.
+
+        ``D`` is the diagonal that the model measures steps by.
+
+        Args:
+            damping: Relative to the largest curvature of the model along a parameter, in units of ``D``; not negative.
+        """
+
+    @abstractmethod
+    def damped_solve(self, v: Tensor, damping: float) -> Tensor:
+        """``(B + damping D)^-1 v`` of shape ``(n,)``, the damping in the same units."""

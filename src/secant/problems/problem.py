@@ -55,6 +55,8 @@ class Problem:
         settings: Everything that is needed to build the problem again: sizes, points, seeds, dtype, checksums of the data.
         reference: The best known loss, where there is one.
         training: The same problem as model and data, for methods that learn from batches; ``loss`` is then the loss over all training data.
+        residual: The same problem as least squares: ``loss() = 0.5 * sum(r^2)`` over the residuals that these functions return, each of shape ``(rows,)`` with
+            a graph; empty where the loss is no sum of squares.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Problem:
     settings: dict[str, str | int | float | bool]
     reference: float | None = None
     training: Training | None = None
+    residual: tuple[Callable[[], Tensor], ...] = ()
 
 
 class Build(Protocol):

@@ -1,10 +1,11 @@
-"""What a trust-region subproblem returns."""
+"""What a subproblem returns: a step, and what the model promises for it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from secant.space import Space
@@ -54,3 +55,15 @@ def solution(space: Space, g: Tensor, p: Tensor, Bp: Tensor, *, on_boundary: boo
     """A step ``p`` with the product ``B p``. Cost: one reduction."""
     G = space.gram(g, p, Bp)
     return Solution(p, math.sqrt(G[1][1]), G[0][1], G[1][2], on_boundary, negative_curvature)
+
+
+def damped_solution(g: Tensor, p: Tensor, diagonal: Tensor) -> Solution:
+    """The exact solution ``p`` of ``(B + diagonal) p = -g``, in the type of ``g``: its curvature ``p.Bp`` follows from that equation."""
+    length, slope, shift = torch.stack([torch.linalg.vector_norm(p), torch.dot(g, p), torch.dot(p, diagonal * p)]).tolist()
+    return Solution(p, length, slope, max(-slope - shift, 0.0), is_on_boundary=False, has_negative_curvature=False)
+
+
+def confined_solution(g: Tensor, p: Tensor, Jp: Tensor) -> Solution:
+    """A step ``p`` with the change ``J p`` of the residuals that it promises; ``B = J' J``."""
+    length, slope, curvature = torch.stack([torch.linalg.vector_norm(p), torch.dot(g, p), torch.dot(Jp, Jp)]).tolist()
+    return Solution(p, length, slope, curvature, is_on_boundary=False, has_negative_curvature=False)

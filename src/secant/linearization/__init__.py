@@ -1,0 +1,1 @@
+"""The linear least-squares problem of one damped step, by several solvers."""

@@ -1,0 +1,103 @@
+"""The damped step from orthogonal factors, which do not square the condition number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from torch import Tensor
+
+from secant.linearization.cholesky import widened
+from secant.linearization.linear_model import LinearModel
+from secant.subproblem.solution import Solution, confined_solution
+
+DECOMPOSED_BELOW = 400
+"""Up to this many parameters the singular values are computed once for all dampings; beyond, each damping costs a QR factorization of its own."""
+
+
+@final
+class OrthogonalFactors(LinearModel):
+    """``J = Q R`` by blocks of rows, kept as ``R`` and ``Q' r``.
+
+    Small singular values keep their digits down to ``eps`` of the largest, the square root of what the normal equations resolve.
+
+    Args:
+        blocks: Residuals and Jacobian by rows.
+        size: ``n``.
+
+    Cost:
+        About ``2 N n^2`` flops and ``n^2`` numbers; the singular values some ``20 n^3`` once, then ``4 n^2`` for each damping; without them ``3 n^3`` each.
+
+    Source:
+        Nocedal & Wright (2006), section 10.3 and eq. 10.35; the singular values with ``D^-1`` on the right make every damping a diagonal problem.
+    """
+
+    def __init__(self, blocks: Iterable[tuple[Tensor, Tensor]], size: int) -> None:
+        triangle: Tensor | None = None
+        for r, J in blocks:
+            block = torch.cat([widened(J), widened(r)[:, None]], dim=1)
+            triangle = torch.linalg.qr(block if triangle is None else torch.cat([triangle, block]), mode="r")[1]
+        assert triangle is not None
+        if len(triangle) < size + 1:
+            triangle = torch.cat([triangle, triangle.new_zeros(size + 1 - len(triangle), size + 1)])
+        self._R, self._c = triangle[:size, :size].contiguous(), triangle[:size, size].contiguous()
+        self._decomposed: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def column_squares(self) -> Tensor:
+        """The squared column norms of ``R``."""
+        return self._R.square().sum(0)
+
+    def damped(self, damping: float, scale: Tensor) -> Solution:
+        """See :class:`~secant.linearization.linear_model.LinearModel`."""
+        roots = scale.to(self._R.dtype).sqrt()
+        if len(self._R) < DECOMPOSED_BELOW or damping == 0.0:
+            values, V, coordinates = self._singular(roots)
+            p = (V.T @ (values * coordinates / (values.square() + damping))).neg() / roots
+        else:
+            triangle = self._damped_triangle(damping, roots)
+            p = torch.linalg.solve_triangular(triangle[:, :-1], triangle[:, -1:].neg(), upper=True)[:, 0]
+        return confined_solution(self._R.T @ self._c, p, self._R @ p)
+
+    def damped_solve(self, v: Tensor, damping: float, scale: Tensor) -> Tensor:
+        """See :class:`~secant.linearization.linear_model.LinearModel`; directions that are zero to rounding are left out."""
+        roots = scale.to(self._R.dtype).sqrt()
+        if len(self._R) < DECOMPOSED_BELOW or damping == 0.0:
+            values, V, _ = self._singular(roots)
+            return (V.T @ ((V @ (v.to(V.dtype) / roots)) / (values.square() + damping))) / roots
+        return torch.cholesky_solve(v.to(self._R.dtype)[:, None], self._damped_triangle(damping, roots)[:, :-1], upper=True)[:, 0]
+
+    def image(self, p: Tensor) -> Tensor:
+        """``R p``, as long as ``J p``."""
+        return self._R @ p
+
+    def solve(self, v: Tensor) -> Tensor:
+        """``(J' J)^+ v``: directions of singular values below ``n eps`` of the largest are left out."""
+        values, V, _ = self._singular(torch.ones_like(self._c))
+        return (V.T @ ((V @ v.to(V.dtype)) / values.square())).to(v.dtype)
+
+    def multiply(self, v: Tensor) -> Tensor:
+        """``R' (R v)``."""
+        return (self._R.T @ (self._R @ v.to(self._R.dtype))).to(v.dtype)
+
+    def dense(self) -> Tensor:
+        """``R' R``."""
+        gram: Tensor = self._R.T @ self._R
+        return gram
+
+    def _damped_triangle(self, damping: float, roots: Tensor) -> Tensor:
+        """The triangle of ``R`` above ``sqrt(damping D)``, with the rotated ``c`` as its last column; shape ``(n, n + 1)``."""
+        below = torch.cat([torch.diag(math.sqrt(damping) * roots), torch.zeros_like(roots)[:, None]], dim=1)
+        triangle: Tensor = torch.linalg.qr(torch.cat([torch.cat([self._R, self._c[:, None]], dim=1), below]), mode="r")[1]
+        return triangle[: len(roots)]
+
+    def _singular(self, roots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Singular values above rounding, their right vectors as rows, and ``U' c``, of ``R D^-1/2``."""
+        known = self._decomposed
+        if known is None or not torch.equal(known[0], roots):
+            U, values, V = torch.linalg.svd(self._R / roots)
+            above = values > len(values) * torch.finfo(values.dtype).eps * values[0]
+            known = self._decomposed = roots, values[above], V[above], U.T[above] @ self._c
+        return known[1:]
