@@ -18,7 +18,7 @@ from secant.race.techniques import PLAIN, Techniques
 from secant.race.tracer import Tracer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from secant.problems import Problem
 
@@ -125,6 +125,19 @@ class Course:
             BudgetExhausted: If they used the budget up.
         """
         self.tracer.count_products(so_far - self.tracer.products)
+
+    @property
+    def residual(self) -> tuple[Callable[[], Tensor], ...]:
+        """The residuals of the problem, neither counted nor timed: see :meth:`charge`."""
+        return self._problem.residual
+
+    def charge(self, evaluations: float) -> None:
+        """Count what a method evaluated by itself, given the sum since its start.
+
+        Raises:
+            BudgetExhausted: If that used the budget up.
+        """
+        self.tracer.count(evaluations - self.tracer.evaluations)
 
     def gradient(self) -> Tensor:
         """The gradient of the last :meth:`loss_and_gradient` as a new flat vector of shape ``(n,)``; unreached parameters count as zero."""

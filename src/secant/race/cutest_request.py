@@ -95,6 +95,8 @@ def select_cutest_methods(names: list[str]) -> tuple[Method, ...]:
     """
     chosen = select_methods(names)
     for method in chosen:
+        if method.needs_residual:
+            raise UsageError(f"The method {method.name!r} minimizes sums of squares, which these problems are not.", "leave it out")
         if len(method.variants) != 1 or method.own_process or method.feed is not Feed.FULL_BATCH:
             reason = "has a grid of learning rates" if len(method.variants) != 1 else "needs a process of its own for each run"
             raise UsageError(f"The method {method.name!r} {reason}, which this race does not offer.", "leave it out")

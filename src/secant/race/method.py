@@ -91,6 +91,7 @@ class Method:
         own_process: Whether each run has a process of its own.
         takes_momentum: Whether a momentum other than its own can be asked for.
         decay: What it does with a weight decay.
+        needs_residual: Whether it minimizes sums of squares alone, from their residuals.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Method:
     own_process: bool = False
     takes_momentum: bool = False
     decay: Decay = Decay.NONE
+    needs_residual: bool = False
 
     @property
     def feed(self) -> Feed:

@@ -11,19 +11,26 @@ from torch.optim import Optimizer
 
 from secant.layerwise import LAYERWISE
 from secant.methods import METHODS
+from secant.objective import Counts
 from secant.race.batch_method import batch_method
 from secant.race.course import Course
 from secant.race.method import Keeps, Method, Origin, Variant
 from secant.race.records import Setting
 from secant.race.schedules import moving_rate
 from secant.race.techniques import Decay, Hyperparameters
+from secant.race.tracer import PRODUCT_PRICE
+from secant.residual_methods import RESIDUAL_METHODS
 
 _AT_THE_LIMIT = 1.0 - 1e-9
 
 
 def own_methods() -> list[Method]:
     """Every public optimizer of the library, built with its defaults."""
-    return [*(_full_batch(name, optimizer) for name, optimizer in METHODS.items()), *(_layerwise(name, optimizer) for name, optimizer in LAYERWISE.items())]
+    return [
+        *(_full_batch(name, optimizer) for name, optimizer in METHODS.items()),
+        *(_residual(name, optimizer) for name, optimizer in RESIDUAL_METHODS.items()),
+        *(_layerwise(name, optimizer) for name, optimizer in LAYERWISE.items()),
+    ]
 
 
 def _full_batch(name: str, optimizer: type[Optimizer]) -> Method:
@@ -50,6 +57,31 @@ def _full_batch(name: str, optimizer: type[Optimizer]) -> Method:
 
     settings = {"class": f"secant.{optimizer.__name__}", "arguments": "defaults", "keeps": Keeps.BEST.value}
     return Method(name, _summary(optimizer), Origin.SECANT, (Variant("", settings, drive),), Keeps.LAST, decay=Decay.COUPLED)
+
+
+def _residual(name: str, optimizer: type[Optimizer]) -> Method:
+    """A method of least squares, on the residuals of the problem. A Jacobian counts as much as a Hessian product; a residual as a loss with its gradient."""
+
+    def drive(course: Course) -> str:
+        techniques = course.techniques
+        options: dict[str, Any] = {"weight_decay": techniques.weight_decay or 0.0, "max_step_length": techniques.clip_norm}
+        running: Any = optimizer(list(course.parameters), **options)
+        after_step = moving_rate(running, techniques, course.steps)
+        while True:
+            after_step(running.step(course.residual))
+            course.charge(_price(running.counts))
+            if techniques.clip_norm is not None:
+                course.clipped_steps += _length(course, running) >= _AT_THE_LIMIT * techniques.clip_norm
+            course.settle()
+            if running.outcome.stops:
+                return str(running.outcome.sentence)
+
+    settings = {"class": f"secant.{optimizer.__name__}", "arguments": "defaults", "keeps": Keeps.LAST.value}
+    return Method(name, _summary(optimizer), Origin.SECANT, (Variant("", settings, drive),), Keeps.LAST, decay=Decay.COUPLED, needs_residual=True)
+
+
+def _price(counts: Counts) -> float:
+    return counts.losses + PRODUCT_PRICE * (counts.jacobians + counts.hessian_products)
 
 
 def _length(course: Course, optimizer: Any) -> float:

@@ -195,11 +195,21 @@ def _methods(words: str, problem: Problem) -> tuple[Method, ...]:
     """The named methods, or the default ones: of float64 parameters those that take the full batch, of narrower ones with training data the others."""
     trains = problem.training is not None
     if words:
-        return tuple(select_methods(_names(words), trains=trains))
+        return _refuse_without_residual(select_methods(_names(words), trains=trains), problem)
     if not trains or problem.parameters[0].dtype == torch.float64:
-        return tuple(select_methods(DEFAULT_METHODS, trains=trains))
+        return tuple(select_methods([*DEFAULT_METHODS, "lm"] if problem.residual else DEFAULT_METHODS, trains=trains))
     possible = methods_for(trains=trains)
     return tuple(select_methods([name for name in DEFAULT_BATCH_METHODS if name in possible and possible[name].is_installed], trains=trains))
+
+
+def _refuse_without_residual(methods: Sequence[Method], problem: Problem) -> tuple[Method, ...]:
+    lost = [method.name for method in methods if method.needs_residual]
+    if lost and not problem.residual:
+        raise UsageError(
+            f"The method {lost[0]!r} minimizes sums of squares, and {problem.name!r} offers no residuals.",
+            "race it on poisson-2d or burgers, or return a Problem with `residual` from your own function",
+        )
+    return tuple(methods)
 
 
 def _rates(words: str) -> tuple[float, ...]:
