@@ -1,4 +1,6 @@
 import importlib
+import importlib.util
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -6,6 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
+
+import secant
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -102,6 +106,42 @@ def test_adam_on_batches_saves_the_first_passes_of_ss_broyden(example: ModuleTyp
     result = example.main()
     assert result.chain < 0.5 * result.ss_broyden < 2e-4  # measured: 1.7e-5 and 7.0e-5
     assert "Adam -> SSBroyden after 2,000 iterations" in capsys.readouterr().out
+
+
+@of("burgers")
+def test_burgers_is_solved_while_the_points_move(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    result = example.main(steps=20, count=400)
+    assert len(result.losses) == 20
+    assert result.losses[-1] < 0.2 * result.losses[0]
+    assert result.error < 0.3  # 0.6 at the start
+    assert "step   20" in capsys.readouterr().out
+
+
+@of("burgers")
+def test_the_solution_of_the_burgers_example_meets_initial_data_and_period(example: ModuleType) -> None:
+    points = torch.tensor([[0.0, 0.3], [0.5, -1.0], [0.5, 1.0]], dtype=torch.float64)
+    values = example.outputs(points, torch.linspace(1.0, 2.0, 3, dtype=torch.float64).unsqueeze(1))
+    assert float(values[0]) == -math.sin(0.3 * math.pi)
+    torch.testing.assert_close(example.inputs(points)[1], example.inputs(points)[2], rtol=0.0, atol=1e-15)
+
+
+@pytest.fixture
+def torch_defaults() -> Iterator[None]:
+    # DeepXDE sets both for the whole process.
+    dtype, state = torch.get_default_dtype(), torch.get_rng_state()
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_rng_state(state)
+
+
+@pytest.mark.usefixtures("torch_defaults")
+@pytest.mark.skipif(importlib.util.find_spec("deepxde") is None, reason="needs deepxde")
+@of("deepxde_burgers")
+def test_deepxde_is_trained_by_an_optimizer_passed_to_compile(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    result = example.main(iterations=6, points=200)
+    assert result.outcome is secant.Outcome.WOLFE
+    assert result.last_loss < 0.25 * result.first_loss
+    assert "Training model" in capsys.readouterr().out
 
 
 @pytest.mark.slow

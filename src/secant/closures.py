@@ -6,6 +6,7 @@ import numbers
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from types import MethodType
 from typing import Any
 
 import torch
@@ -29,6 +30,13 @@ def loss_of(closure: Closure, like: Tensor) -> Tensor:
     if loss.numel() != 1 or loss.is_complex():
         raise ValueError(f"Expected a loss of one real number, got shape {tuple(loss.shape)} and {loss.dtype}. Reduce it with .mean() or .sum().")
     return loss
+
+
+def is_same(one: object, other: object) -> bool:
+    """Whether two closures are one object; a bound method is a new object at each access, so its parts are compared."""
+    if isinstance(one, MethodType) and isinstance(other, MethodType):
+        return one.__self__ is other.__self__ and one.__func__ is other.__func__
+    return one is other
 
 
 @contextmanager
@@ -58,8 +66,7 @@ def backward(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: bool =
     Raises:
         RuntimeError: The loss has no graph or reaches none of the parameters.
     """
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("No gradient can be had in inference mode. Call step outside torch.inference_mode().")
+    refuse_inference_mode()
     if not loss.requires_grad:
         raise RuntimeError("The closure returned a loss without a graph and did not call backward. Return the loss tensor itself, not loss.item().")
     for parameter in parameters:
@@ -68,6 +75,16 @@ def backward(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: bool =
         torch.autograd.backward(loss.reshape(()), inputs=list(parameters), create_graph=create_graph)
     if all(parameter.grad is None for parameter in parameters):
         raise RuntimeError("No trainable parameter is reached by the loss. Check that the closure uses the parameters given to the optimizer.")
+
+
+def refuse_inference_mode() -> None:
+    """Say that there are no gradients.
+
+    Raises:
+        RuntimeError: Inference mode is on.
+    """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("No gradient can be had in inference mode. Call step outside torch.inference_mode().")
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from secant.curvature.gauss_newton import GaussNewton
@@ -14,7 +13,7 @@ from secant.linearization.rows import StoredRows
 from secant.optimizer import Callback, CurvatureOptimizer
 from secant.progress import ProgressLine
 from secant.residual_methods import RESIDUAL_METHODS
-from secant.residuals import ResidualClosure, RowResidual, SumOfSquares
+from secant.residuals import Residual, ResidualClosure, RowResidual, SumOfSquares
 from secant.run import SUCCESSES, Bound, Run, TraceRow, checked_method, refuse_limits, split_options, status_of
 from secant.step import Outcome
 from secant.tree import Tree, leaves_of, map_leaves
@@ -132,6 +131,9 @@ def least_squares(
     optimizer = RESIDUAL_METHODS[method](bound.parameters, gradient_tolerance=tol, callback=run.record, **constructor)
     outcome = run.to_the_end(optimizer)
     optimizer.correct()
+    if optimizer.curvature.age > 0:  # a corrected Jacobian is not what the result shall show
+        optimizer.curvature.reset()
+        optimizer.correct()
     return _result(bound, run, optimizer, outcome)
 
 
@@ -151,6 +153,8 @@ def _bind(residual: ResidualFunction | Sequence[ResidualFunction], x0: Tree | nn
 def _of(function: ResidualFunction, variables: Tree) -> ResidualClosure:
     if not callable(function):
         raise TypeError(f"Expected a function that returns the residuals, got {type(function).__name__}. Pass it without calling it.")
+    if isinstance(function, Residual):
+        raise TypeError(f"Expected a function of x beside tensors to start from, got a {type(function).__name__}. Pass its module as x0.")
     return lambda: function(variables)
 
 
@@ -161,12 +165,13 @@ def _result(bound: Bound, run: Run, optimizer: CurvatureOptimizer[GaussNewton], 
     curvature = optimizer.curvature
     rows, choice = curvature.rows if point.is_finite else None, curvature.choice
     fun = squares.values()
+    squares.forget()
     solver = "" if choice is None else f" Steps by {choice.solver.value}: {choice.reason}."
     return LeastSquaresResult(
         x=bound.answer(),
         cost=float(point.reported),
         fun=fun,
-        jac=torch.cat([J for _, J in rows.blocks()])[: fun.numel()] if isinstance(rows, StoredRows) else None,
+        jac=rows.jacobian()[: fun.numel()] if isinstance(rows, StoredRows) else None,
         grad=point.grad,
         optimality=point.largest_grad,
         nit=optimizer.iteration,

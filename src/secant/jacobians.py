@@ -24,12 +24,13 @@ def jacobian_of(r: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         rows = _directions_pulled(r, parameters, torch.eye(r.numel(), dtype=r.dtype, device=r.device))
         return rows.to(r.dtype)
     u = torch.zeros_like(r, requires_grad=True)
-    pulled = torch.autograd.grad(r, parameters, u, create_graph=True, allow_unused=True)
+    with torch.enable_grad():
+        pulled = torch.autograd.grad(r, parameters, u, create_graph=True, allow_unused=True)
+        flattened = [None if row is None else (torch.view_as_real(row) if row.is_complex() else row).reshape(-1) for row in pulled]
     columns = r.new_zeros(sum(sizes), r.numel())
     start = 0
-    for row, size in zip(pulled, sizes, strict=True):
-        if row is not None and row.requires_grad:
-            flat = (torch.view_as_real(row) if row.is_complex() else row).reshape(-1)
+    for flat, size in zip(flattened, sizes, strict=True):
+        if flat is not None and flat.requires_grad:
             columns[start : start + size] = _directions_pulled(flat, [u], torch.eye(size, dtype=flat.dtype, device=flat.device)).to(r.dtype)
         start += size
     return columns.T

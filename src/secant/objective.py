@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple, dataclass, replace
 from functools import partial
-from types import MethodType
 from typing import TypeVar, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from secant.closures import Closure, backward, loss_of, watch_backward, were_assigned
+from secant.closures import Closure, backward, is_same, loss_of, watch_backward, were_assigned
 from secant.jacobians import pulled, pushed
 from secant.layout import Layout, ParamGroup
-from secant.residuals import SumOfSquares
+from secant.residuals import SumOfSquares, half_sum_of_squares
 from secant.space import LocalSpace, Space
 from secant.step import Point
 
@@ -110,6 +109,7 @@ class Objective:
         self._current_versions: tuple[int, ...] = ()
         self._graph: tuple[Point, _Gradient] | None = None
         self._tried: Tensor | None = None
+        self._rows: tuple[Point, list[tuple[Tensor, Tensor]]] | None = None
 
     def bind(self, closure: Closure, groups: Sequence[ParamGroup]) -> None:
         """Use ``closure`` with the options in ``groups`` from now on.
@@ -118,7 +118,7 @@ class Objective:
         """
         self._groups = groups
         decays = self.layout.per_group(groups, "weight_decay")
-        if not _is_same(closure, self._closure) or decays != self._decays:
+        if not is_same(closure, self._closure) or decays != self._decays:
             self.forget()
         self._closure, self._decays = closure, decays
         if isinstance(closure, SumOfSquares):
@@ -128,9 +128,8 @@ class Objective:
         """Drop what is known of the current point, so that ``here`` evaluates again."""
         self._current = None
         self._graph = None
-        if self._tried is not None:
-            self._tried = None
-            self.residuals.forget()
+        self._rows = None
+        self._drop_trial()
 
     def here(self) -> Point:
         """The evaluation at the present parameters; free when it is known already.
@@ -142,6 +141,7 @@ class Objective:
         known = self._current
         if known is not None and known.is_finite and self.layout.versions() == self._current_versions and torch.equal(known.x, x):
             return known
+        self._drop_trial()
         return self._evaluate(x)
 
     def at(self, x: Tensor) -> Point:
@@ -154,6 +154,7 @@ class Objective:
     def write(self, point: Point) -> None:
         """Put the parameters at an evaluated point; free when they are there."""
         if self._current is not point:
+            self._drop_trial()
             self.layout.write(point.x)
             self._remember(point)
 
@@ -204,6 +205,12 @@ class Objective:
             raise TypeError("Expected residuals, got a closure that returns a loss. Use LevenbergMarquardt or GaussNewton, whose step takes the residuals.")
         return self._closure
 
+    @property
+    def row_count(self) -> int:
+        """The number of residuals that were evaluated last, with those that stand for the weight decay."""
+        decayed: int = sum(part.stop - part.start for part, _ in self._active_decays())
+        return self.residuals.size + decayed
+
     def trial(self, x: Tensor) -> Tensor:
         """The residuals at ``x``, shape ``(N,)``, without a gradient; ``at(x)`` afterwards adds just that where it can.
 
@@ -216,11 +223,30 @@ class Objective:
         self.counts = replace(self.counts, losses=self.counts.losses + 1)
         return torch.cat([r, *(math.sqrt(decay) * x[part] for part, decay in self._active_decays())])
 
+    def linearized_at(self, x: Tensor) -> Point:
+        """The evaluation at ``x`` by the Jacobian, which is kept for ``row_blocks`` at that point: no backward pass for the gradient alone."""
+        is_known = x is self._tried
+        if not is_known:
+            self.forget()
+            self.layout.write(x)
+        blocks = list(self.residuals.linearized(self.layout.parameters, self.layout.size))
+        losses = self.counts.losses + (not is_known)
+        self.counts = replace(self.counts, losses=losses, gradients=self.counts.gradients + 1, jacobians=self.counts.jacobians + 1)
+        reported = half_sum_of_squares([r for r, _ in blocks])
+        gradient = torch.stack([J.T @ r for r, J in blocks]).sum(0).to(self.layout.dtype)
+        point = self._completed(self.layout.gather() if self.layout.rounds else x, reported, gradient)
+        self._rows = point, blocks
+        return point
+
     def row_blocks(self, point: Point) -> Iterator[tuple[Tensor, Tensor]]:
         """The residuals at an evaluated point, shape ``(rows,)``, and their Jacobian, shape ``(rows, n)``, block after block."""
-        self.write(point)
-        self.counts = replace(self.counts, jacobians=self.counts.jacobians + 1)
-        yield from self.residuals.linearized(self.layout.parameters, self.layout.size)
+        if self._rows is not None and self._rows[0] is point:
+            blocks, self._rows = self._rows[1], None
+            yield from blocks
+        else:
+            self.write(point)
+            self.counts = replace(self.counts, jacobians=self.counts.jacobians + 1)
+            yield from self.residuals.linearized(self.layout.parameters, self.layout.size)
         for part, decay in self._active_decays():
             x = point.x[part]
             J = x.new_zeros(x.numel(), self.layout.size)
@@ -280,6 +306,12 @@ class Objective:
         reported, graph = self._run_closure()
         gradient = self.layout.gather_grads()
         self.counts = replace(self.counts, losses=self.counts.losses + (not is_known), gradients=self.counts.gradients + 1)
+        point = self._completed(x, reported, gradient)
+        self._graph = None if graph is None else (point, graph)
+        return point
+
+    def _completed(self, x: Tensor, reported: Tensor, gradient: Tensor) -> Point:
+        """The point at ``x``, from the closure's loss and gradient and what the options add to them."""
         self._tried = None
         loss = reported.to(self.layout.device, torch.promote_types(self.layout.dtype, reported.dtype))
         if self._process_group is not None:
@@ -294,7 +326,6 @@ class Objective:
         number, largest = torch.stack([loss, torch.linalg.vector_norm(gradient, math.inf).to(loss.dtype)]).tolist()
         point = Point(x, number, gradient, largest, reported)
         self._remember(point)
-        self._graph = None if graph is None else (point, graph)
         return point
 
     def _run_closure(self) -> tuple[Tensor, _Gradient | None]:
@@ -380,6 +411,12 @@ class Objective:
         owned = {parameter.untyped_storage().data_ptr() for parameter in self.layout.parameters}
         return torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone() if t.untyped_storage().data_ptr() in owned else t, lambda t: t)
 
+    def _drop_trial(self) -> None:
+        """Forget the residuals that waited for their gradient: the parameters are about to stand elsewhere."""
+        if self._tried is not None:
+            self._tried = None
+            self.residuals.forget()
+
     def _active_decays(self) -> list[tuple[slice, float]]:
         return [(part, decay) for part, decay in self._decays if decay != 0.0]
 
@@ -406,10 +443,3 @@ def _explained() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RuntimeError(f"The gradient cannot be differentiated again (a compiled model?). {_DIFFERENCES_REMEDY}") from error
-
-
-def _is_same(one: Closure, other: Closure | None) -> bool:
-    """Whether two closures are one object; a bound method is a new object at each access, so its parts are compared."""
-    if isinstance(one, MethodType) and isinstance(other, MethodType):
-        return one.__self__ is other.__self__ and one.__func__ is other.__func__
-    return one is other

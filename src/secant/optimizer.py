@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from secant.closures import Closure
-from secant.curvature.curvature import Curvature, DampedModel, QuadraticModel
+from secant.curvature.curvature import Curvature, DampedModel, PositiveDefiniteInverse, QuadraticModel
 from secant.curvature.exact import ExactHessian
 from secant.globalization.globalization import Globalization
 from secant.layout import Layout
@@ -260,9 +260,19 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
             self.correction = self._correct(self._border(), self.point)
 
     def objective_changed(self) -> None:
-        """Evaluate again at the next step although closure and parameters look the same: its data changed. No pair is formed across the change."""
+        """Evaluate again at the next step although closure and parameters look the same: its data changed. No pair is formed across the change.
+
+        The inverse Hessian is kept, corrected with the last step, if it is still positive definite; else the next step begins anew and says so
+        (``Correction.RESET_INDEFINITE``). SR1 is kept in any case, because it may be indefinite. Cost: a Cholesky factorization of a dense inverse.
+        """
+        if not isinstance(self._curvature, (DampedModel, ExactHessian)):  # these would look at the new data
+            self.correct()
         self._border().forget()
-        self._globalization.forget()
+        if self._squares is not None:
+            self._squares.renew()
+        self._globalization.objective_changed()
+        if isinstance(self._curvature, PositiveDefiniteInverse) and not self._curvature.is_positive_definite():
+            self._forget_curvature(Correction.RESET_INDEFINITE)
 
     def reset_curvature(self) -> None:
         """Start again from the initial scale at the next step."""
@@ -340,6 +350,7 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
         if counts is not None:
             self._objective = self._new_objective()
             self._objective.counts = counts
+            self._squares = None
 
     def _parts(self) -> list[str]:
         return [type(self._curvature).__name__, type(self._globalization).__name__]
@@ -483,7 +494,18 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
 
 
 _STALLING = 3  # iterations without progress after which float32 is told to be the reason
-_BEGINS = frozenset({Correction.INITIAL, Correction.EXACT, Correction.DIFFERENCES})
+_BEGINS = frozenset(
+    {
+        Correction.INITIAL,
+        Correction.EXACT,
+        Correction.DIFFERENCES,
+        Correction.LINEARIZED_CHOLESKY,
+        Correction.LINEARIZED_QR,
+        Correction.LINEARIZED_WOODBURY,
+        Correction.LINEARIZED_CG,
+        Correction.LINEARIZED_SKETCH,
+    }
+)
 _ENDS_STEP = frozenset({Outcome.ZERO_LEARNING_RATE, Outcome.NOT_FINITE})
 _PICKLED = frozenset(
     {

@@ -56,7 +56,7 @@ class _LeastSquares(CurvatureOptimizer[GaussNewtonCurvature]):
 
 @final
 class LevenbergMarquardt(_LeastSquares):
-    """Levenberg-Marquardt: damped Gauss-Newton steps for a sum of squares, bent along the geodesic.
+    """Levenberg-Marquardt: damped Gauss-Newton steps for a sum of squares, bent by corrections that cost residuals alone.
 
     The choice for fits and physics-informed nets of up to some thousands of parameters in float64: near a good fit it converges quadratically where secant
     methods need hundreds of steps. ``step`` takes the residuals, not a loss::
@@ -67,7 +67,7 @@ class LevenbergMarquardt(_LeastSquares):
     and returns ``0.5 * sum(r^2)``. The residuals are one of
 
     - a function that returns a tensor of shape ``(N,)``, or a tuple of such blocks, each with its weight multiplied in. Its Jacobian is made by automatic
-      differentiation of its own graph, at ``min(N, n)`` backward passes: for small fits;
+      differentiation of its own graph, which is kept whole, at ``min(N, n)`` backward passes: for small fits;
     - a :class:`secant.RowResidual`, given as a function of its rows: memory is bounded by a block of rows;
     - a :class:`secant.derivatives.PointResidual`, which knows its own Jacobian at the cost of a few passes: for networks;
     - a list of any of these.
@@ -76,12 +76,13 @@ class LevenbergMarquardt(_LeastSquares):
         params: As for every torch optimizer.
         lr: Divides the first damping; see :class:`~secant.optimizer.CurvatureOptimizer`, as all other options. The ratios between groups play no part.
         damping: The first damping, relative to the largest curvature along a parameter.
-        accelerate: Whether steps are bent along the geodesic, at one evaluation of the residuals for each trial.
+        corrections: Most corrections of a trial with the factors at hand, each at one evaluation of the residuals; 0 for straight steps.
+        accelerate: Whether steps start with the geodesic acceleration, at one evaluation of the residuals for each trial; see :class:`~secant.Damping`.
         solver: ``"cholesky"`` of ``J' J``; ``"qr"`` of ``J`` with singular values; ``"woodbury"``, of ``J J'``, for fewer residuals than parameters; ``"cg"``,
             without a Jacobian; ``"sketch"`` of its rows; ``"auto"`` chooses, see :attr:`choice`.
         scaling: ``"identity"``: the damping treats all parameters alike; ``"columns"``: each by the norm of its column of ``J`` (More 1978).
         jacobian_every: The Jacobian is exact at every so manieth iteration and corrected by a rank-one term between (Broyden).
-        globalization: :class:`~secant.Damping` (the default, from the two options above), :class:`~secant.TrustRegion` or a line search.
+        globalization: :class:`~secant.Damping` (the default, from the three options above), :class:`~secant.TrustRegion` or a line search.
         weight_decay: Becomes part of the objective, as further residuals.
         iterations_per_step: Iterations in one call of ``step``.
         gradient_tolerance: Relative to the first gradient.
@@ -108,7 +109,8 @@ class LevenbergMarquardt(_LeastSquares):
         lr: float | Tensor = 1.0,
         *,
         damping: float = 1e-3,
-        accelerate: bool = True,
+        corrections: int = 6,
+        accelerate: bool = False,
         solver: SolverName = "auto",
         scaling: Scaling = "identity",
         jacobian_every: int = 1,
@@ -123,7 +125,7 @@ class LevenbergMarquardt(_LeastSquares):
             params,
             lr,
             GaussNewtonCurvature(solver=solver, scaling=scaling, jacobian_every=jacobian_every),
-            Damping(initial=damping, accelerate=accelerate) if globalization is None else globalization,
+            Damping(initial=damping, corrections=corrections, accelerate=accelerate) if globalization is None else globalization,
             weight_decay=weight_decay,
             iterations_per_step=iterations_per_step,
             gradient_tolerance=gradient_tolerance,

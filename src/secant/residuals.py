@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from secant.closures import is_same, refuse_inference_mode
 from secant.jacobians import BLOCK_BYTES, jacobian_of
 
 ResidualClosure = Callable[[], Any]
@@ -29,6 +30,10 @@ class Residual(ABC):
     @abstractmethod
     def rows(self, rows: slice) -> Tensor:
         """The residuals ``r[rows]``, shape ``(rows,)``, with a graph to the parameters."""
+
+    @abstractmethod
+    def values(self, rows: slice) -> Tensor:
+        """The same numbers without a graph."""
 
     @abstractmethod
     def linearize(self, rows: slice, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -86,6 +91,11 @@ class RowResidual(Residual):
             raise ValueError(f"Expected {count} residuals for {rows}, got {block.numel()}. Return one number for each row asked for.")
         return block
 
+    def values(self, rows: slice) -> Tensor:
+        """The same without a graph; the function runs with one, since it may differentiate inside."""
+        with torch.enable_grad():
+            return self.rows(rows).detach()
+
     def linearize(self, rows: slice, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Residuals and Jacobian by automatic differentiation of the block; see :class:`Residual`."""
         with torch.enable_grad():
@@ -126,26 +136,30 @@ class SumOfSquares:
     def is_of(self, residual: object) -> bool:
         """Whether this was made of the same objects."""
         parts = tuple(residual) if isinstance(residual, (list, tuple)) else (residual,)
-        return len(parts) == len(self.parts) and all(one is other for one, other in zip(parts, self.parts, strict=True))
+        return len(parts) == len(self.parts) and all(is_same(one, other) for one, other in zip(parts, self.parts, strict=True))
 
     def __call__(self) -> Tensor:
-        """The loss, detached, with its gradient added to ``.grad``."""
-        total, size = None, 0
+        """The loss, detached, with its gradient added to ``.grad``.
+
+        Raises:
+            RuntimeError: None of the tensors to differentiate by is reached.
+        """
+        refuse_inference_mode()
+        values = []
         kept, self._kept = self._kept, None
         for block in kept or self._blocks():
-            loss = 0.5 * torch.dot(block, block)
-            if loss.requires_grad:
-                torch.autograd.backward(loss, inputs=self._parameters)
-            total = loss.detach() if total is None else total + loss.detach()
-            size += block.numel()
-        self._check(size)
-        assert total is not None
-        return total
+            if block.requires_grad:
+                torch.autograd.backward(0.5 * torch.dot(block, block), inputs=self._parameters)
+            values.append(block.detach())
+        self._check(sum(block.numel() for block in values))
+        if self._parameters is not None and all(parameter.grad is None for parameter in self._parameters):
+            raise RuntimeError("No trainable parameter is reached by the residuals. Check that they are computed from the parameters given to the optimizer.")
+        return half_sum_of_squares(values)
 
     def values(self) -> Tensor:
         """The residuals, shape ``(N,)``, without a graph. Those of a closure keep theirs for the call that may follow, which then is a backward pass alone."""
         if any(isinstance(part, Residual) for part in self.parts):
-            r = torch.cat([block.detach() for block in self._blocks()])
+            r = torch.cat([block.detach() for block in self._blocks(with_graph=False)])
         else:
             self._kept = list(self._blocks())
             r = torch.cat([block.detach() for block in self._kept])
@@ -162,6 +176,11 @@ class SumOfSquares:
         """Whether a call would use the residuals of the last ``values``."""
         return self._kept is not None
 
+    def renew(self) -> None:
+        """Allow another number of residuals: the data changed."""
+        self._size = None
+        self.forget()
+
     def forget(self) -> None:
         """Drop the residuals that wait for a call."""
         self._kept = None
@@ -174,16 +193,24 @@ class SumOfSquares:
             size: ``n``.
         """
         count = 0
+        kept, self._kept = None if self._kept is None else iter(self._kept), None
         for part in self.parts:
             if isinstance(part, Residual):
                 for rows in _cut(part.size, size):
                     r, J = part.linearize(rows, parameters)
-                    count += r.numel()
+                    expected = rows.stop - rows.start
+                    if r.shape != (expected,) or J.shape != (expected, size):
+                        raise ValueError(
+                            f"Expected linearize to return shapes ({expected},) and ({expected}, {size}) for {rows}, got {tuple(r.shape)} and {tuple(J.shape)}."
+                        )
+                    count += expected
                     yield r, J
                 continue
-            with torch.enable_grad():
-                blocks = _checked(part())
-            r = torch.cat(blocks)
+            if kept is None:
+                with torch.enable_grad():
+                    r = torch.cat(_checked(part()))
+            else:
+                r = next(kept)
             count += r.numel()
             yield r.detach(), jacobian_of(r, parameters)
         self._check(count)
@@ -192,17 +219,20 @@ class SumOfSquares:
         """The residuals with their graphs, block after block."""
         return self._blocks()
 
-    def _blocks(self) -> Iterator[Tensor]:
+    def _blocks(self, *, with_graph: bool = True) -> Iterator[Tensor]:
         for part in self.parts:
             if isinstance(part, Residual):
                 for rows in _cut(part.size, 1):
-                    with torch.enable_grad():
-                        block = checked_block(part.rows(rows))
+                    if with_graph:
+                        with torch.enable_grad():
+                            block = checked_block(part.rows(rows))
+                    else:
+                        block = checked_block(part.values(rows))
                     yield block
             else:
                 with torch.enable_grad():
-                    blocks = _checked(part())
-                yield torch.cat(blocks)
+                    block = torch.cat(_checked(part()))
+                yield block
 
     def _check(self, size: int) -> None:
         if size == 0:
@@ -210,6 +240,12 @@ class SumOfSquares:
         if self._size is not None and size != self._size:
             raise ValueError(f"Expected {self._size} residuals as before, got {size}. Pass a new function where the data change, or pad with zeros.")
         self._size = size
+
+
+def half_sum_of_squares(blocks: Sequence[Tensor]) -> Tensor:
+    """The loss of residuals in blocks; the same to the last bit however they are cut."""
+    r = torch.cat(list(blocks))
+    return 0.5 * torch.dot(r, r)
 
 
 def checked_block(block: object) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.cases import Case, Problem, every_method, every_pair, flat, quadratic
+from conformance.cases import Case, Problem, every_method, every_pair, every_pair_and_fit, flat, quadratic
 from secant import Outcome
 
 
@@ -128,13 +128,13 @@ def test_several_iterations_in_one_step_end_at_the_best_of_them_when_one_is_not_
 @pytest.mark.filterwarnings("ignore:float32 no longer resolves")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("minimizer", [0.0, 1.0])
-@every_pair
+@every_pair_and_fit
 def test_going_on_after_the_minimum_neither_raises_nor_poisons(case: Case, minimizer: float, dtype: torch.dtype) -> None:
-    problem = quadratic(dtype, n=4, condition=5.0, minimizer=minimizer)
+    problem = case.form(quadratic(dtype, n=4, condition=5.0, minimizer=minimizer))
     optimizer = case.build(problem.parameters)
     first_loss, losses = problem.loss().item(), []
     for _ in range(36):
-        optimizer.step(problem.loss)
+        optimizer.step(problem.closure)
         assert torch.isfinite(flat(problem.parameters)).all()
         if minimizer != 0.0:  # at zero the inverse itself leaves the range of float32 in the end; it is reset then
             assert torch.isfinite(optimizer.curvature.dense_inverse()).all()

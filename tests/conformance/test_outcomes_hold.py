@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.cases import Case, every_method, every_pair, flat, quadratic, rosenbrock, tanh_net
+from conformance.cases import Case, every_method, every_pair, every_pair_and_fit, flat, quadratic, rosenbrock, tanh_net
 from secant import Outcome
 from secant.curvature.curvature import QuadraticModel
 from secant.optimizer import CurvatureOptimizer
@@ -90,15 +90,15 @@ def test_every_accepted_step_meets_the_conditions_its_outcome_names(case: Case, 
 
 
 @pytest.mark.parametrize("name", MADE)
-@every_pair
+@every_pair_and_fit
 def test_losses_never_rise_beyond_rounding(case: Case, name: str) -> None:
     if not case.is_monotone:
         pytest.skip("a fixed step tests nothing")
-    problem = MADE[name]()
+    problem = case.form(MADE[name]())
     optimizer = case.build(problem.parameters)
     for _ in range(80):
         before = problem.loss().item()
-        optimizer.step(problem.loss)
+        optimizer.step(problem.closure)
         assert problem.loss().item() <= before + 8.0 * EPSILON * abs(before)
 
 
@@ -115,15 +115,15 @@ def test_one_step_costs_about_one_evaluation(case: Case) -> None:
     assert optimizer.counts.losses == optimizer.counts.gradients
 
 
-@every_pair
+@every_pair_and_fit
 def test_a_smooth_fit_ends_at_the_rounding_floor_and_says_so(case: Case) -> None:
     if case.method == "dfp" or not case.is_monotone:
         pytest.skip("no promise of speed")
-    problem = tanh_net(ridge=1e-2)
+    problem = case.form(tanh_net(ridge=1e-2))
     optimizer = case.build(problem.parameters)
     largest = []
     for _ in range(300):
-        optimizer.step(problem.loss)
+        optimizer.step(problem.closure)
         assert optimizer.point is not None
         largest.append(optimizer.point.largest_grad)
         if optimizer.outcome is not None and optimizer.outcome.stops:

@@ -12,7 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.cases import METHOD_CASES, PAIRS, PROBLEMS, Case, Problem, drive, every_method, flat, rosenbrock
+from conformance.cases import (
+    FIT_PAIRS,
+    METHOD_CASES,
+    PAIRS,
+    PROBLEMS,
+    Case,
+    Problem,
+    drive,
+    every_method,
+    every_method_and_fit,
+    flat,
+    rosenbrock,
+    rosenbrock_of,
+)
 from secant.methods import METHODS
 from secant.optimizer import CurvatureOptimizer
 
@@ -36,7 +49,7 @@ def saved_run(case: Case, problem: Problem) -> tuple[list[Tensor], dict[int, dic
     optimizer = case.build(problem.parameters)
     path, saved = [], {}
     for number in range(1, STEPS + 1):
-        optimizer.step(problem.loss)
+        optimizer.step(problem.closure)
         path.append(flat(problem.parameters))
         if number in CUTS:
             saved[number] = through_a_file({"parameters": [p.detach() for p in problem.parameters], "optimizer": optimizer.state_dict()})
@@ -66,14 +79,14 @@ def assert_resumes(case: Case, make: Callable[[], Problem]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("problem", PROBLEMS)
-@every_method
+@every_method_and_fit
 def test_resumed_run_is_bit_identical_for_every_method(case: Case, problem: str, dtype: torch.dtype) -> None:
-    assert_resumes(case, lambda: PROBLEMS[problem](dtype))
+    assert_resumes(case, lambda: case.form(PROBLEMS[problem](dtype)))
 
 
-@pytest.mark.parametrize("case", [case for case in PAIRS if case.method in ("ssbroyden", "sr1")], ids=str)
+@pytest.mark.parametrize("case", [case for case in PAIRS + FIT_PAIRS if case.method in ("ssbroyden", "sr1", "lm")], ids=str)
 def test_resumed_run_is_bit_identical_for_every_globalization(case: Case) -> None:
-    assert_resumes(case, rosenbrock)
+    assert_resumes(case, lambda: case.form(rosenbrock()))
 
 
 @every_method
@@ -96,15 +109,15 @@ def test_resume_restores_counts_outcomes_and_types(case: Case) -> None:
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["deepcopy", "pickle"])
-@every_method
+@every_method_and_fit
 def test_copy_goes_on_like_the_original_and_shares_nothing_with_it(case: Case, how: Callable[[Any], Any], cut: int) -> None:
-    problem = rosenbrock()
+    problem = case.form(rosenbrock())
     optimizer = case.build(problem.parameters)
     drive(optimizer, problem, cut)
     (x_copy,), optimizer_copy = how((problem.parameters, optimizer))
     expected = drive(optimizer, problem, 10)
     assert optimizer_copy.param_groups[0]["params"][0] is x_copy
-    found = drive(optimizer_copy, Problem([x_copy], lambda: ((1.0 - x_copy[:-1]) ** 2).sum() + 100.0 * ((x_copy[1:] - x_copy[:-1] ** 2) ** 2).sum()), 10)
+    found = drive(optimizer_copy, case.form(rosenbrock_of(x_copy)), 10)
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
     assert optimizer_copy.counts.losses >= optimizer.counts.losses
 
@@ -125,10 +138,10 @@ def test_state_of_another_kind_of_optimizer_is_refused_and_changes_nothing(saver
         assert all(torch.equal(a, b) for a, b in zip(expected, drive(receiver, fresh, 5), strict=True))
 
 
-@every_method
+@every_method_and_fit
 def test_state_for_another_size_is_refused_and_changes_nothing(case: Case) -> None:
     for steps in (1, 3):
-        problem, smaller, twin = rosenbrock(n=12), rosenbrock(n=4), rosenbrock(n=4)
+        problem, smaller, twin = case.form(rosenbrock(n=12)), case.form(rosenbrock(n=4)), case.form(rosenbrock(n=4))
         optimizer = case.build(problem.parameters)
         drive(optimizer, problem, steps)
         optimizer._unused = None  # as after an interrupted search
@@ -138,26 +151,26 @@ def test_state_for_another_size_is_refused_and_changes_nothing(case: Case) -> No
         assert all(torch.equal(a, b) for a, b in zip(drive(expected, twin, 5), drive(receiver, smaller, 5), strict=True))
 
 
-@every_method
+@every_method_and_fit
 def test_float32_state_for_a_float64_model_is_refused_in_a_sentence(case: Case) -> None:
-    problem, wider = rosenbrock(torch.float32), rosenbrock(torch.float64)
+    problem, wider = case.form(rosenbrock(torch.float32)), case.form(rosenbrock(torch.float64))
     optimizer = case.build(problem.parameters)
     drive(optimizer, problem, 3)
     with pytest.raises(ValueError, match="float32"):
         case.build(wider.parameters).load_state_dict(optimizer.state_dict())
 
 
-@every_method
+@every_method_and_fit
 def test_state_of_a_torch_optimizer_is_refused(case: Case) -> None:
-    problem = rosenbrock()
+    problem = case.form(rosenbrock())
     adam = torch.optim.Adam(problem.parameters)
     with pytest.raises(ValueError, match="state_dict saved by"):
         case.build(problem.parameters).load_state_dict(adam.state_dict())
 
 
-@every_method
+@every_method_and_fit
 def test_state_saved_before_the_first_step_is_a_fresh_start(case: Case) -> None:
-    problem, again = rosenbrock(), rosenbrock()
+    problem, again = case.form(rosenbrock()), case.form(rosenbrock())
     saved = through_a_file(case.build(problem.parameters).state_dict())
     optimizer = case.build(again.parameters)
     optimizer.load_state_dict(saved)
@@ -165,9 +178,9 @@ def test_state_saved_before_the_first_step_is_a_fresh_start(case: Case) -> None:
     assert all(torch.equal(a, b) for a, b in zip(expected, drive(optimizer, again, 5), strict=True))
 
 
-@every_method
+@every_method_and_fit
 def test_after_a_rollback_in_place_the_optimizer_goes_on_from_the_saved_point(case: Case) -> None:
-    problem = rosenbrock()
+    problem = case.form(rosenbrock())
     optimizer = case.build(problem.parameters)
     drive(optimizer, problem, 7)
     saved = through_a_file({"parameters": [p.detach() for p in problem.parameters], "optimizer": optimizer.state_dict()})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import secant
-from conformance.cases import Case, Problem, drive, every_method, every_pair, flat, quadratic, rosenbrock, tanh_net
+from conformance.cases import Case, Problem, drive, every_method_and_fit, every_pair_and_fit, flat, quadratic, rosenbrock, tanh_net
 from secant import Outcome
 
 MADE: dict[str, Callable[[], Problem]] = {"rosenbrock": rosenbrock, "tanh_net": tanh_net, "quadratic": quadratic}
@@ -25,7 +25,7 @@ def longest_distance(case: Case, problem: Problem, limit: float, steps: int) -> 
     def watched() -> Tensor:
         nonlocal farthest
         farthest = max(farthest, float((flat(problem.parameters) - start).norm()))
-        return problem.loss()
+        return problem.closure()
 
     optimizer = case.build(problem.parameters, max_step_length=limit)
     for _ in range(steps):
@@ -36,23 +36,23 @@ def longest_distance(case: Case, problem: Problem, limit: float, steps: int) -> 
 
 
 @pytest.mark.parametrize("name", MADE)
-@every_pair
+@every_pair_and_fit
 def test_no_trial_and_no_step_is_longer_than_allowed(case: Case, name: str) -> None:
-    problem = MADE[name]()
+    problem = case.form(MADE[name]())
     rounding = 4.0 * torch.finfo(torch.float64).eps * float(flat(problem.parameters).norm())
     assert 0.9 * LIMIT < longest_distance(case, problem, LIMIT, steps=40) <= LIMIT * (1.0 + 1e-12) + rounding
 
 
-@every_pair
+@every_pair_and_fit
 def test_a_limit_that_is_never_reached_changes_no_bit(case: Case) -> None:
-    problem, same = rosenbrock(), rosenbrock()
+    problem, same = case.form(rosenbrock()), case.form(rosenbrock())
     free, limited = drive(case.build(problem.parameters), problem, 40), drive(case.build(same.parameters, max_step_length=1e300), same, 40)
     assert all(torch.equal(a, b) for a, b in zip(free, limited, strict=True))
 
 
-@every_method
+@every_method_and_fit
 def test_short_steps_still_reach_the_minimum(case: Case) -> None:
-    problem = quadratic()
+    problem = case.form(quadratic())
     optimizer = case.build(problem.parameters, max_step_length=0.5)
     first = problem.loss().item()
     drive(optimizer, problem, 100)

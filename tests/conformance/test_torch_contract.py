@@ -9,41 +9,41 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance.cases import Case, Problem, drive, every_method, every_pair, flat, quadratic, rosenbrock, tanh_net
+from conformance.cases import Case, Problem, drive, every_method, every_method_and_fit, every_pair, every_pair_and_fit, flat, quadratic, rosenbrock, tanh_net
 from secant import Correction, Outcome
 
 DOUBLE = torch.float64
 
 
-@every_pair
+@every_pair_and_fit
 def test_step_returns_the_loss_at_its_start(case: Case) -> None:
-    problem = rosenbrock()
+    problem = case.form(rosenbrock())
     optimizer = case.build(problem.parameters)
     for _ in range(5):
         before = problem.loss()
-        loss = optimizer.step(problem.loss)
+        loss = optimizer.step(problem.closure)
         assert isinstance(loss, Tensor)
         assert not loss.requires_grad
         assert loss.shape == ()
         assert torch.equal(loss, before)
 
 
-@every_pair
+@every_pair_and_fit
 def test_zero_learning_rate_does_nothing_and_says_so(case: Case) -> None:
-    problem = rosenbrock()
+    problem = case.form(rosenbrock())
     optimizer = case.build(problem.parameters, lr=0.0)
     before = flat(problem.parameters)
-    assert torch.equal(optimizer.step(problem.loss), problem.loss())
+    assert torch.equal(optimizer.step(problem.closure), problem.loss())
     assert optimizer.outcome is Outcome.ZERO_LEARNING_RATE
     assert torch.equal(flat(problem.parameters), before)
     optimizer.param_groups[0]["lr"] = 1.0
-    optimizer.step(problem.loss)
+    optimizer.step(problem.closure)
     assert not torch.equal(flat(problem.parameters), before)
 
 
-@every_pair
+@every_pair_and_fit
 def test_pause_by_zero_learning_rate_changes_nothing_afterwards(case: Case) -> None:
-    problem, paused = rosenbrock(), rosenbrock()
+    problem, paused = case.form(rosenbrock()), case.form(rosenbrock())
     expected = drive(case.build(problem.parameters), problem, 8)
     optimizer = case.build(paused.parameters)
     drive(optimizer, paused, 4)
@@ -54,11 +54,11 @@ def test_pause_by_zero_learning_rate_changes_nothing_afterwards(case: Case) -> N
 
 
 @pytest.mark.parametrize("lr", [0.5, 1.0])
-@every_pair
+@every_pair_and_fit
 def test_learning_rate_may_be_a_tensor_of_one_element(case: Case, lr: float) -> None:
     paths = []
     for value in (lr, torch.tensor(lr), torch.tensor([lr])):
-        problem = rosenbrock()
+        problem = case.form(rosenbrock())
         paths.append(torch.stack(drive(case.build(problem.parameters, lr=value), problem, 6)))
     assert torch.equal(paths[0], paths[1])
     assert torch.equal(paths[0], paths[2])
@@ -74,15 +74,15 @@ def test_learning_rate_may_be_a_tensor_of_one_element(case: Case, lr: float) -> 
     ],
     ids=["StepLR", "CosineAnnealingLR", "ReduceLROnPlateau"],
 )
-@every_method
+@every_method_and_fit
 def test_schedulers_drive_the_learning_rate(case: Case, make: Callable[[Any], Any], tensor: bool) -> None:
-    problem = tanh_net()
+    problem = case.form(tanh_net())
     optimizer = case.build(problem.parameters, lr=torch.tensor(1.0, dtype=DOUBLE) if tensor else 1.0)
     scheduler = make(optimizer)
     first = problem.loss().item()
     seen = []
     for _ in range(6):
-        loss = optimizer.step(problem.loss)
+        loss = optimizer.step(problem.closure)
         seen.append(float(optimizer.param_groups[0]["lr"]))
         scheduler.step(loss) if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau) else scheduler.step()
     assert seen[-1] < seen[0]
@@ -136,20 +136,20 @@ def test_a_group_of_zero_learning_rate_beside_others_is_refused_with_the_remedy(
     assert torch.equal(b.detach(), torch.ones(3, dtype=DOUBLE))
 
 
-@every_pair
+@every_pair_and_fit
 def test_reused_closure_costs_one_evaluation_less_per_step_than_a_new_one(case: Case) -> None:
-    reused, renewed = tanh_net(), tanh_net()
+    reused, renewed = case.form(tanh_net()), case.form(tanh_net())
     one, other = case.build(reused.parameters), case.build(renewed.parameters)
     for _ in range(8):
-        one.step(reused.loss)
-        other.step(lambda: renewed.loss())
+        one.step(reused.closure)
+        other.step(lambda: renewed.closure())
     assert torch.equal(flat(reused.parameters), flat(renewed.parameters))
     assert other.counts.losses == one.counts.losses + 7
 
 
-@every_pair
+@every_pair_and_fit
 def test_parameters_changed_from_outside_are_evaluated_again(case: Case) -> None:
-    problem = tanh_net()
+    problem = case.form(tanh_net())
     optimizer = case.build(problem.parameters)
     drive(optimizer, problem, 4)
     for change in ("in place", "data"):
@@ -159,7 +159,7 @@ def test_parameters_changed_from_outside_are_evaluated_again(case: Case) -> None
         else:
             problem.parameters[0].data = problem.parameters[0].data * 1.5
         before = problem.loss()
-        assert torch.equal(optimizer.step(problem.loss), before)
+        assert torch.equal(optimizer.step(problem.closure), before)
 
 
 @every_pair
@@ -249,21 +249,21 @@ def test_exception_in_the_closure_leaves_the_best_point_and_a_usable_optimizer(c
     assert problem.loss().item() < 1e-6 * first
 
 
-@every_method
+@every_method_and_fit
 def test_frozen_group_stands_still_and_unfreezing_resets(case: Case) -> None:
-    problem = tanh_net()
+    problem = case.form(tanh_net())
     optimizer = case.build(problem.parameters)
     drive(optimizer, problem, 3)
     problem.parameters[0].requires_grad_(False)
     frozen = problem.parameters[0].detach().clone()
-    optimizer.step(problem.loss)
+    optimizer.step(problem.closure)
     assert optimizer.correction is Correction.RESET_PARAMETERS
     drive(optimizer, problem, 3)
     assert optimizer.correction is not Correction.RESET_PARAMETERS
     assert torch.equal(problem.parameters[0], frozen)
     problem.parameters[0].requires_grad_(True)
     count, iteration = optimizer.counts.losses, optimizer.iteration
-    optimizer.step(problem.loss)
+    optimizer.step(problem.closure)
     assert optimizer.correction is Correction.RESET_PARAMETERS
     assert optimizer.counts.losses > count
     assert optimizer.iteration == iteration + 1
@@ -271,15 +271,15 @@ def test_frozen_group_stands_still_and_unfreezing_resets(case: Case) -> None:
     assert not torch.equal(problem.parameters[0], frozen)
 
 
-@every_method
+@every_method_and_fit
 def test_added_group_resets_and_is_trained(case: Case) -> None:
-    problem = tanh_net()
+    problem = case.form(tanh_net())
     optimizer = case.build(problem.parameters[:3])
     drive(optimizer, problem, 3)
     before = problem.parameters[3].detach().clone()
     optimizer.add_param_group({"params": [problem.parameters[3]], "lr": 0.5})
     assert optimizer.size == 17
-    optimizer.step(problem.loss)
+    optimizer.step(problem.closure)
     assert optimizer.correction is Correction.RESET_PARAMETERS
     drive(optimizer, problem, 2)
     assert not torch.equal(problem.parameters[3], before)
@@ -287,9 +287,9 @@ def test_added_group_resets_and_is_trained(case: Case) -> None:
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.parametrize("refused", [lambda: torch.arange(3), lambda: torch.eye(2).to_sparse().requires_grad_()], ids=["integer", "sparse"])
-@every_method
+@every_method_and_fit
 def test_refused_group_is_not_kept_and_changes_nothing(case: Case, refused: Callable[[], Tensor]) -> None:
-    problem, twin = tanh_net(), tanh_net()
+    problem, twin = case.form(tanh_net()), case.form(tanh_net())
     expected = drive(case.build(twin.parameters), twin, 5)
     optimizer = case.build(problem.parameters)
     drive(optimizer, problem, 2)

@@ -61,7 +61,7 @@ def test_error_is_a_finite_number_and_leaves_no_gradient(name: str) -> None:
     if problem.error is not None:
         error = problem.error()
         assert isinstance(error, float)
-        assert 0.0 < error < 100.0
+        assert 0.0 < error < 1e6  # The first start of a regression may be wrong by orders of magnitude.
     assert all(p.grad is None for p in problem.parameters)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,10 @@ def bowl(seed: int, compile_loss: bool = False) -> Problem:
     def error() -> float:
         return float((x.detach() - MINIMIZER).abs().max() + (y.detach() - MINIMIZER).abs().max())
 
-    return Problem(name="bowl", parameters=(x, y), loss=loss, error=error, error_name="largest distance", settings={"n": 5})
+    def residual() -> torch.Tensor:
+        return math.sqrt(2.0) * torch.cat([weights.sqrt() * (x - MINIMIZER), math.sqrt(3.0) * (y - MINIMIZER).flatten()])
+
+    return Problem(name="bowl", parameters=(x, y), loss=loss, error=error, error_name="largest distance", settings={"n": 5}, residual=(residual,))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from secant.curvature.curvature import Curvature, State
+from secant.curvature.curvature import PositiveDefiniteInverse, State
 from secant.curvature.initial import InitialScale, initial_inverse
 from secant.curvature.pair import InverseProducts, SecantPair
 from secant.curvature.scaling import Member, MemberRule
@@ -17,7 +17,7 @@ from secant.step import Correction, Point, Step
 
 
 @final
-class Broyden(Curvature):
+class Broyden(PositiveDefiniteInverse):
     """The dense inverse ``H`` of the Broyden class.
 
     With ``w = H y``, ``rho = 1 / s.y``, ``v = rho s - w / y.w``:
@@ -85,6 +85,10 @@ class Broyden(Curvature):
         if self._products is None:
             raise RuntimeError("Expected an inverse Hessian, got none yet: take a step first.")
         return self._products.inverse.dense()
+
+    def is_positive_definite(self) -> bool:
+        """See :class:`~secant.curvature.curvature.PositiveDefiniteInverse`. Cost: a Cholesky factorization, ``n^3 / 3`` flops and two more matrices."""
+        return self._products is None or self._products.inverse.is_positive_definite()
 
     def bytes_needed(self, size: int, bytes_per_number: int) -> int:
         """``n^2`` numbers for ``H`` and ``2 * 32 n`` for the waiting terms and a fold of them."""

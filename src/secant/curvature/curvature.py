@@ -57,6 +57,14 @@ class Curvature(ABC):
         """Take over a saved state, on the device of ``like`` and in the saved dtype."""
 
 
+class PositiveDefiniteInverse(Curvature):
+    """A curvature whose ``H`` is symmetric by storage, outlives a change of the objective, and is to be positive definite."""
+
+    @abstractmethod
+    def is_positive_definite(self) -> bool:
+        """Whether ``H`` is finite and positive definite in the arithmetic it is stored in; so is a scale that is yet to be set."""
+
+
 class QuadraticModel(Curvature):
     """A curvature that also knows ``B = H^-1``, as trust regions and cubic regularization need."""
 
@@ -83,6 +91,16 @@ class DampedModel(QuadraticModel):
 
     @property
     @abstractmethod
+    def keeps_rows(self) -> bool:
+        """Whether the next point is to be evaluated together with its Jacobian."""
+
+    @property
+    @abstractmethod
+    def has_factors(self) -> bool:
+        """Whether further solves with one damping are cheap."""
+
+    @property
+    @abstractmethod
     def rows(self) -> Rows:
         """The residuals and their Jacobian at the present point."""
 
@@ -95,6 +113,10 @@ class DampedModel(QuadraticModel):
         Args:
             damping: Relative to the largest curvature of the model along a parameter, in units of ``D``; not negative.
         """
+
+    @abstractmethod
+    def pull_back(self, p: Tensor, damping: float) -> Tensor:
+        """``damping D p``: the gradient of the damping term, shape ``(n,)``."""
 
     @abstractmethod
     def damped_solve(self, v: Tensor, damping: float) -> Tensor:

@@ -39,6 +39,7 @@ class GaussNewton(DampedModel):
 
     Attributes:
         choice: The solver of the present point and the reason; None before the first.
+        age: Corrections since the Jacobian was exact.
 
     Args:
         solver: How damped steps are computed; ``"auto"`` chooses by sizes, free memory and what normal equations were seen to lose.
@@ -50,7 +51,7 @@ class GaussNewton(DampedModel):
         ValueError: An option is out of range.
 
     Source:
-        Nocedal & Wright (2006), section 10.3; Broyden (1965), Math. Comp. 19, eq. 4.5; scaling: More (1978), eq. 6.3.
+        Nocedal & Wright (2006), sections 10.3 and 11.1; Broyden (1965), Math. Comp. 19; scaling: More (1978), section 6.
     """
 
     def __init__(self, *, solver: SolverName = "auto", scaling: Scaling = "identity", jacobian_every: int = 1, seed: int = 0) -> None:
@@ -67,23 +68,36 @@ class GaussNewton(DampedModel):
         self._scaling = scaling
         self._jacobian_every = jacobian_every
         self._seed = seed
-        self._generator = torch.Generator().manual_seed(seed)
         self._space: Space = LocalSpace()
         self._model: LinearModel | None = None
         self._rows: Rows | None = None
         self._point: Point | None = None
+        self._x: Tensor | None = None
+        self._is_resumed = False
         self._scale = torch.empty(0)
         self._dtype = torch.float64
         self._unit = 1.0
         self._steepest = 0.0
-        self._age = 0
+        self._drawn = 0
+        self._sketched_rows = 0
         self._is_ill_conditioned = False
+        self.age = 0
         self.choice: Choice | None = None
 
     @property
     def negative_eigenvalues(self) -> int | None:
         """0: ``J' J`` has none."""
         return 0
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the Jacobian fits into memory and an exact one is due."""
+        return isinstance(self._rows, StoredRows) and self.age + 1 >= self._jacobian_every
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether the solver is a direct one."""
+        return not isinstance(self._model, GaussNewtonProducts)
 
     @property
     def rows(self) -> Rows:
@@ -98,31 +112,37 @@ class GaussNewton(DampedModel):
             return Correction.NOTHING_NEW
         if self._rows is None:
             objective.initial_scales()  # refuses groups that could never move
-        if isinstance(self._model, NormalEquations):
-            self._is_ill_conditioned |= self._model.is_at_rounding
-        self._model, self._space, self._dtype = None, objective.space, point.x.dtype  # the next model may need the memory of the last
-        rows = self._corrected(objective, point, last)
-        is_corrected = rows is not None
-        self._age = self._age + 1 if is_corrected else 0
-        self._rows = rows or self._evaluated(objective, point)
-        self._point = point
+        self._is_ill_conditioned = self._has_lost_digits
+        self._sketched_rows = max(self._rows_of_sketch, _SKETCHED_ROWS * point.x.numel())  # what the guard asked for stays
+        self._model, self._point = None, None  # the next model may need the memory of the last
+        self._space, self._dtype = objective.space, point.x.dtype
+        if not self._has_returned_to(point):
+            rows = self._corrected(objective, point, last)
+            self.age = 0 if rows is None else self.age + 1
+            self._drawn += 1
+            self._rows = self._evaluated(objective, point) if rows is None else rows
+        elif not isinstance(self._rows, StoredRows):
+            self._rows = self._evaluated(objective, point)
+        self._is_resumed, self._x = False, point.x
         self._steepest = max(self._steepest, self._space.norm(point.grad))
-        model = self._linear_model(point)
-        squares = model.column_squares
-        is_usable = math.isfinite(float(squares.sum()))
+        model = self._linear_model(point, objective.row_count)
+        is_usable = math.isfinite(float(model.column_squares.sum()))
         if not is_usable:
-            self._rows = StoredRows([(point.grad.new_ones(1), point.grad[None])])
-            model = ResidualKernel(self._rows.blocks())
-            squares = model.column_squares
-        self._model = model
-        self._measure(squares)
+            self.age = self._jacobian_every  # the next one shall be exact
+            model = ResidualKernel([(point.grad.new_ones(1), point.grad[None])])
+        self._model, self._point = model, point
+        self._measure(model.column_squares)
         assert self.choice is not None
-        return Correction.JACOBIAN_UNUSABLE if not is_usable else Correction.JACOBIAN_CORRECTED if is_corrected else _LINEARIZED[self.choice.solver]
+        return Correction.JACOBIAN_UNUSABLE if not is_usable else Correction.JACOBIAN_CORRECTED if self.age > 0 else _LINEARIZED[self.choice.solver]
 
     def damped(self, damping: float) -> Solution:
         """See :class:`~secant.curvature.curvature.DampedModel`. Cost: that of the solver, never a Jacobian."""
         step = self._present.damped(damping * self._unit, self._scale)
         return Solution(step.p.to(self._dtype), step.length, step.slope, step.curvature, is_on_boundary=False, has_negative_curvature=False)
+
+    def pull_back(self, p: Tensor, damping: float) -> Tensor:
+        """See :class:`~secant.curvature.curvature.DampedModel`."""
+        return (damping * self._unit * self._scale).to(p.dtype) * p
 
     def damped_solve(self, v: Tensor, damping: float) -> Tensor:
         """See :class:`~secant.curvature.curvature.DampedModel`."""
@@ -141,9 +161,11 @@ class GaussNewton(DampedModel):
         return self._present.dense().to(self._dtype)
 
     def dense_inverse(self) -> Tensor:
-        """``(J' J)^+`` as a new matrix of shape ``(n, n)``: times the variance of the residuals, the covariance of fitted parameters. Cost: O(n^3)."""
-        inverse: Tensor = torch.linalg.pinv(self._present.dense(), hermitian=True)
-        return (0.5 * (inverse + inverse.T)).to(self._dtype)
+        """``(J' J)^+`` as a new matrix of shape ``(n, n)``: times the variance of the residuals, the covariance of fitted parameters.
+
+        It is made of the singular values of ``J``, whatever the solver. Cost: ``2 N n^2`` and some ``20 n^3`` flops, and a Jacobian where it was not kept.
+        """
+        return OrthogonalFactors(self.rows.blocks(), len(self._scale)).dense_inverse().to(self._dtype)
 
     def eigenbasis(self, g: Tensor) -> Eigenbasis | None:
         """None: the damped step needs none."""
@@ -151,9 +173,9 @@ class GaussNewton(DampedModel):
 
     def reset(self) -> None:
         """Begin again as at the first point."""
-        self._model, self._rows, self._point = None, None, None
-        self._scale, self._unit, self._steepest, self._age, self._is_ill_conditioned = torch.empty(0), 1.0, 0.0, 0, False
-        self._generator.manual_seed(self._seed)
+        self._model, self._rows, self._point, self._x, self._is_resumed = None, None, None, None, False
+        self._scale, self._unit, self._steepest, self._is_ill_conditioned = torch.empty(0), 1.0, 0.0, False
+        self._drawn, self._sketched_rows, self.age, self.choice = 0, 0, 0, None
 
     def bytes_needed(self, size: int, bytes_per_number: int) -> int:
         """What the solver needs beside the Jacobian, whose rows nobody has counted yet; ``"auto"`` finds a way with what is free."""
@@ -161,38 +183,48 @@ class GaussNewton(DampedModel):
 
     def state(self) -> State:
         """See :class:`~secant.curvature.curvature.Curvature`; with the Jacobian where it is corrected, else it is evaluated again at the next step."""
-        if self._rows is None:
+        if self._rows is None or self._x is None or self.choice is None:
             return {}
-        saved: State = {"scale": self._scale.clone(), "steepest": self._steepest, "age": self._age, "is_ill_conditioned": int(self._is_ill_conditioned)}
-        saved["generator"] = self._generator.get_state()
-        if self._jacobian_every > 1:
+        saved: State = {"x": self._x.clone(), "scale": self._scale.clone(), "steepest": self._steepest, "age": self.age}
+        saved |= {"is_ill_conditioned": int(self._has_lost_digits), "drawn": self._drawn, "sketched_rows": self._rows_of_sketch}
+        saved |= {"solver": self.choice.solver.value, "reason": self.choice.reason}
+        if self._jacobian_every > 1 and isinstance(self._rows, StoredRows):
             saved["residuals"] = self._rows.residuals()
-            saved["jacobian"] = torch.cat([J for _, J in self._rows.blocks()])
+            saved["jacobian"] = self._rows.jacobian()
         return saved
 
     def load(self, state: State, like: Tensor) -> None:
         """See :class:`~secant.curvature.curvature.Curvature`."""
         self.reset()
-        scale, generator, r, J = (state.get(name) for name in ("scale", "generator", "residuals", "jacobian"))
-        if not isinstance(scale, Tensor) or not isinstance(generator, Tensor):
+        x, scale, r, J = (state.get(name) for name in ("x", "scale", "residuals", "jacobian"))
+        if not isinstance(x, Tensor) or not isinstance(scale, Tensor):
             return
-        self._scale = scale.to(like.device, copy=True)
-        self._generator.set_state(generator.cpu())
-        self._steepest = float(state["steepest"] or 0.0)
-        self._age, self._is_ill_conditioned = int(state["age"] or 0), bool(state["is_ill_conditioned"])
+        self._x, self._scale, self._is_resumed = x.to(like.device, copy=True), scale.to(like.device, copy=True), True
+        self._steepest, self._is_ill_conditioned = float(state["steepest"] or 0.0), bool(state["is_ill_conditioned"])
+        self.age, self._drawn, self._sketched_rows = (int(state[name] or 0) for name in ("age", "drawn", "sketched_rows"))
+        self.choice = Choice(Solver(state["solver"]), str(state["reason"]))
         if isinstance(r, Tensor) and isinstance(J, Tensor):
             self._rows = StoredRows([(r.to(like.device, copy=True), J.to(like.device, copy=True))])
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the rows, which may hold the closure, and the model made of them: both are evaluated again at the next step."""
-        kept = self._rows if isinstance(self._rows, StoredRows) else None
-        return self.__dict__ | {"_model": None, "_rows": kept, "_point": None, "_generator": self._generator.get_state()}
+        """All but the model, which is made again at the next step, and rows that hold the closure."""
+        kept = self._rows if isinstance(self._rows, StoredRows) and self._jacobian_every > 1 else None
+        forgotten = {"_model": None, "_rows": kept, "_point": None, "_is_resumed": self._x is not None}
+        return self.__dict__ | forgotten | {"_is_ill_conditioned": self._has_lost_digits, "_sketched_rows": self._rows_of_sketch}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild the generator, which cannot be pickled."""
-        generator = torch.Generator()
-        generator.set_state(state["_generator"])
-        self.__dict__.update(state | {"_generator": generator})
+    @property
+    def _has_lost_digits(self) -> bool:
+        """Whether a factorization of normal equations has failed so far."""
+        return self._is_ill_conditioned or (isinstance(self._model, NormalEquations) and self._model.is_at_rounding)
+
+    @property
+    def _rows_of_sketch(self) -> int:
+        """With how many rows the guard was content."""
+        return self._model.rows if isinstance(self._model, SketchedRows) else self._sketched_rows
+
+    def _has_returned_to(self, point: Point) -> bool:
+        """Whether this is where the saved state was taken: the Jacobian is then of the same age."""
+        return self._is_resumed and self._x is not None and torch.equal(self._x, point.x)
 
     @property
     def _present(self) -> LinearModel:
@@ -202,9 +234,11 @@ class GaussNewton(DampedModel):
 
     def _corrected(self, objective: Objective, point: Point, last: Step | None) -> StoredRows | None:
         """The last Jacobian with Broyden's correction; None where an exact one is due."""
-        if self._age + 1 >= self._jacobian_every or not isinstance(self._rows, StoredRows):
+        if self.age + 1 >= self._jacobian_every or not isinstance(self._rows, StoredRows):
             return None
-        if last is None or last.kept is not point or last.trial is not point or last.outcome.stops:
+        if last is None or last.kept is not last.trial or last.outcome.stops:
+            return None
+        if last.kept is not point and not (self._is_resumed and torch.equal(last.kept.x, point.x)):
             return None
         s = point.x - last.start.x
         return self._rows.corrected(objective.trial(point.x), s) if bool((s != 0.0).any()) else None
@@ -212,18 +246,21 @@ class GaussNewton(DampedModel):
     def _evaluated(self, objective: Objective, point: Point) -> Rows:
         """The exact Jacobian: kept where its memory is small or its correction is asked for."""
         streamed = StreamedRows(objective, point)
-        residuals, size = max(objective.residuals.size, 1), point.x.numel()
+        residuals, size = objective.row_count, point.x.numel()
         free = free_bytes(point.x.device)
         self.choice = choose(residuals, size, free, is_ill_conditioned=self._is_ill_conditioned)
         if self._solver != "auto":
             self.choice = Choice(Solver(self._solver), "as asked for")
         needed = residuals * size * point.x.element_size()
         fits = needed <= _STORED_BYTES and (free is None or needed <= free // 4)
-        if self._jacobian_every > 1 or (fits and self.choice.solver is not Solver.CG):
+        if self._jacobian_every > 1:
+            whole = StoredRows(list(streamed.blocks()))
+            return StoredRows([(whole.residuals(), whole.jacobian())])  # one block, as a saved state has
+        if fits and self.choice.solver is not Solver.CG:
             return StoredRows(list(streamed.blocks()))
         return streamed
 
-    def _linear_model(self, point: Point) -> LinearModel:
+    def _linear_model(self, point: Point, residuals: int) -> LinearModel:
         rows, size = self.rows, point.x.numel()
         assert self.choice is not None
         match self.choice.solver:
@@ -237,8 +274,8 @@ class GaussNewton(DampedModel):
                 tolerance = min(0.1, math.sqrt(self._space.norm(point.grad) / self._steepest)) if self._steepest > 0.0 else 0.1
                 return GaussNewtonProducts(point.grad, rows.gram_times, self._space, tolerance=tolerance, limit=_KRYLOV_LIMIT)
             case Solver.SKETCH:
-                residuals = len(rows.residuals())
-                return SketchedRows(rows, point.grad, rows=_SKETCHED_ROWS * size, residuals=residuals, generator=self._generator)
+                g = rows.transposed_times(rows.residuals()) if isinstance(rows, StoredRows) else point.grad
+                return SketchedRows(rows, g, rows=self._sketched_rows, residuals=residuals, seed=self._seed + self._drawn)
 
     def _measure(self, squares: Tensor) -> None:
         """The diagonal ``D`` and the largest curvature along a parameter in its units, by which dampings are relative."""

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from secant.curvature.curvature import Curvature, State
+from secant.curvature.curvature import PositiveDefiniteInverse, State
 from secant.curvature.initial import InitialScale
 from secant.curvature.pair import ROUNDING_STEP
 from secant.curvature.pair_memory import Draft, PairMemory, PairProducts
@@ -19,7 +19,7 @@ from secant.step import Correction, Point, Step
 
 
 @final
-class LimitedBFGS(Curvature):
+class LimitedBFGS(PositiveDefiniteInverse):
     """The inverse ``H`` that BFGS makes of ``gamma I`` and the newest ``m`` pairs.
 
     With the pairs as columns of ``S`` and ``Y``, ``R`` the upper triangle of ``S'Y`` and ``D`` its diagonal:
@@ -85,6 +85,10 @@ class LimitedBFGS(Curvature):
     def reset(self) -> None:
         """Forget the pairs; the next ``update`` starts from the initial scale."""
         self._memory = None
+
+    def is_positive_definite(self) -> bool:
+        """See :class:`~secant.curvature.curvature.PositiveDefiniteInverse`: that all ``s.y`` and ``gamma`` are positive is enough."""
+        return 0.0 < self._gamma < math.inf and (self._memory is None or bool((self._memory.sy.diagonal() > 0.0).all()))
 
     def bytes_needed(self, size: int, bytes_per_number: int) -> int:
         """``2 m n`` numbers; see :meth:`PairMemory.bytes_needed`."""

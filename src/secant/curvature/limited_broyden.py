@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from secant.curvature.broyden import corrected
-from secant.curvature.curvature import Curvature, State
+from secant.curvature.curvature import PositiveDefiniteInverse, State
 from secant.curvature.initial import InitialScale, initial_diagonal
 from secant.curvature.pair import CANCELLATION, ROUNDING_STEP, SecantPair
 from secant.curvature.scaling import MemberRule
@@ -21,7 +21,7 @@ _ASTRAY = 1e-3  # squared sine of the angle between s and H g: beyond it, s is n
 
 
 @final
-class LimitedBroyden(Curvature):
+class LimitedBroyden(PositiveDefiniteInverse):
     """The inverse ``H`` of the Broyden class as a small dense matrix in the span of the gradients.
 
     While ``H`` starts as ``c I``, every step and every gradient change lies in the span of the gradients so far. With an orthonormal basis ``Q`` of it,
@@ -92,6 +92,10 @@ class LimitedBroyden(Curvature):
     def dense_inverse(self) -> Tensor:
         """``H`` as a new symmetric matrix of shape ``(n, n)``."""
         return self._known().dense()
+
+    def is_positive_definite(self) -> bool:
+        """See :class:`~secant.curvature.curvature.PositiveDefiniteInverse`. Cost: a Cholesky factorization of a small matrix."""
+        return self._inverse is None or self._inverse.is_positive_definite()
 
     def bytes_needed(self, size: int, bytes_per_number: int) -> int:
         """``min(memory, n)`` rows of ``n`` numbers, half as many more while they grow, and a small matrix."""

@@ -161,6 +161,10 @@ class SubspaceInverse:
             full *= root * root.unsqueeze(1)
         return full.tril_().add_(full.tril(-1).T).to(self._metric)
 
+    def is_positive_definite(self) -> bool:
+        """Whether ``c`` and ``A`` are. Cost: ``capacity^3 / 3`` flops."""
+        return 0.0 < self._scale < math.inf and self._matrix.is_positive_definite()
+
     def state(self) -> State:
         """All that :meth:`from_state` needs; the tensors are copies, of the rows those in use."""
         seen = self._seen

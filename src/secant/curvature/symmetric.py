@@ -129,6 +129,11 @@ class DeferredSymmetric:
         full.mul_(self._scale).addmm_((rows * self._device_weights().unsqueeze(1)).T, rows)
         return full.tril_().add_(full.tril(-1).T)
 
+    def is_positive_definite(self) -> bool:
+        """Whether ``A`` has a Cholesky factor. Cost: ``n^3 / 3`` flops, and the memory of :meth:`dense`."""
+        info: Tensor = torch.linalg.cholesky_ex(self.dense()).info  # of a matrix with NaN or Inf it is not 0 either
+        return int(info) == 0
+
     def state(self) -> State:
         """Tensors and numbers that ``from_state`` needs. The tensors are copies: later corrections write into the matrix in place."""
         return {

@@ -89,6 +89,10 @@ class Cubic(Globalization[QuadraticModel]):
         """Forget sigma and the length of the last step."""
         self._sigma, self._reach = None, math.inf
 
+    def objective_changed(self) -> None:
+        """All of it was about the loss."""
+        self.forget()
+
     def memory(self) -> Memory:
         """The weight of the cubic term, and how long the next step may be."""
         return {"sigma": self._sigma, "reach": self._reach}

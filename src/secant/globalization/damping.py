@@ -17,19 +17,28 @@ from secant.subproblem.solution import Solution
 _LARGEST = 1e20
 """Relative damping beyond which a step is a rounding error."""
 _FLOOR_REJECTIONS = 3
+_CONTRACTION = 0.75
+"""Of one correction to the next. Leaving out small corrections, or measuring them in the norm of the model, was far worse on physics-informed nets."""
 
 
 @final
 class Damping(Globalization[DampedModel]):
-    """Levenberg-Marquardt steps, damped by the ratio of actual to predicted decrease, and bent along the geodesic.
+    """Levenberg-Marquardt steps, damped by the ratio of actual to predicted decrease, and bent around the curves of the valley.
 
-    The damped step ``v`` minimizes ``|r + J v|^2 + damping v' D v``. With acceleration the trial is ``v + a / 2``, where ``a`` follows from the second
-    derivative of the residuals along ``v``: it is what lets a step go around the bend of a narrow curved valley, and is left out where ``2 |a| > 0.75 |v|``. An
-    accepted step multiplies the damping by ``max(1/3, 1 - (2 ratio - 1)^3)``; rejected ones by 2, 4, 8, ...
+    The damped step ``v`` minimizes ``|r + J v|^2 + damping v' D v``: a straight line into a valley that is bent. From ``p = v`` the corrections
+
+        e = -(J' J + damping D)^-1 (J' r(x + p) + damping D p),    p <- p + e
+
+    go on, with the factors at hand and the residuals alone, to the minimizer of ``|r(x + p)|^2 + damping p' D p`` itself, as long as each is at most 0.75 times
+    as long as the one before. The first of them is the geodesic acceleration of Transtrum and Sethna up to third order; the limit is a step of the proximal
+    point method. An accepted step multiplies the damping by ``max(1/3, 1 - (2 ratio - 1)^3)``, where the ratio's prediction is that of ``v``; rejected ones
+    multiply it by 2, 4, 8, ...
 
     Args:
         initial: First damping, relative to the largest curvature along a parameter; the learning rate divides it.
-        accelerate: Whether steps are bent; costs one evaluation of the residuals for each trial.
+        corrections: Most corrections of a trial, each at one evaluation of the residuals; 0 for the classical step.
+        accelerate: Whether ``p`` starts at ``v + a / 2`` with the acceleration ``a`` from the second derivative of the residuals along ``v``, where
+            ``2 |a| <= 0.75 |v|``; costs one evaluation for each trial. Worth it with ``corrections=0``.
         largest_bend: Largest ``2 |a| / |v|`` of a bent step.
         probe: How far along ``v`` the second derivative is measured, as a share of it.
         accept: Least gain ratio of an accepted step.
@@ -37,14 +46,16 @@ class Damping(Globalization[DampedModel]):
 
     Source:
         Damping: Madsen, Nielsen & Tingleff (2004), Methods for Non-Linear Least Squares Problems, eq. 2.21 and algorithm 3.16; acceleration:
-        Transtrum & Sethna (2012), arXiv 1201.5885, section 4.
+        Transtrum & Sethna (2012), arXiv 1201.5885, section 4; one correction with the same Jacobian: Fan (2012), Math. Comp. 81, 447. Several of them under the
+        damping, stopped by contraction, are our own.
     """
 
     def __init__(
         self,
         *,
         initial: float = 1e-3,
-        accelerate: bool = True,
+        corrections: int = 6,
+        accelerate: bool = False,
         largest_bend: float = 0.75,
         probe: float = 0.1,
         accept: float = 1e-4,
@@ -54,9 +65,10 @@ class Damping(Globalization[DampedModel]):
             raise ValueError(f"Damping needs a positive initial damping, got initial={initial}.")
         if not 0.0 < largest_bend < math.inf or not 0.0 < probe <= 1.0:
             raise ValueError(f"Damping needs largest_bend > 0 and 0 < probe <= 1, got largest_bend={largest_bend}, probe={probe}.")
-        if not 0.0 < accept < 0.5 or budget < 1:
-            raise ValueError(f"Damping needs 0 < accept < 0.5 and budget >= 1, got accept={accept}, budget={budget}.")
+        if not 0.0 < accept < 0.5 or budget < 1 or corrections < 0:
+            raise ValueError(f"Damping needs 0 < accept < 0.5, budget >= 1 and corrections >= 0, got {accept}, {budget} and {corrections}.")
         self._initial = initial
+        self._corrections = corrections
         self._accelerate = accelerate
         self._largest_bend = largest_bend
         self._probe = probe
@@ -75,35 +87,44 @@ class Damping(Globalization[DampedModel]):
         """Trials with growing damping until one is accepted; see :class:`~secant.globalization.globalization.Globalization`."""
         if self._damping is None:
             self._damping = self._initial / lr
-        outcome = Outcome.NO_DECREASE
+        first, outcome = self._damping, Outcome.NO_DECREASE
         for _ in range(self._budget):
             step = _within(curvature.damped(self._damping), longest)
+            if math.isnan(step.predicted):  # a residual was not a number when it was linearized
+                return Step(point, None, point, Outcome.NOT_FINITE)
             if not step.predicted > 0.0:
                 return Step(point, None, point, Outcome.ROUNDING_FLOOR if step.slope > -point.loss_noise else Outcome.NO_DESCENT)
-            x = point.x + self._bent(objective, point, curvature, step, longest)
+            p = self._bent(objective, point, curvature, step, longest)
+            x = point.x + p
             if torch.equal(x, point.x):
                 return Step(point, None, point, Outcome.ROUNDING_FLOOR if outcome is Outcome.NO_DECREASE else outcome)
-            r = objective.trial(x)
+            x, r = self._corrected(objective, point, curvature, p, x, longest)
             loss = 0.5 * float(torch.dot(r, r))
             if step.predicted <= point.loss_noise and abs(point.loss - loss) <= point.loss_noise:
                 return self._settle_at_floor(point, objective.at(x))
             ratio = (point.loss - loss) / step.predicted
-            if ratio > self._accept:
-                trial = objective.at(x)
-                if trial.is_finite:
-                    self._damping *= max(1.0 / 3.0, 1.0 - (2.0 * min(ratio, 1.0) - 1.0) ** 3)
-                    self._growth, self._floor_rejections = 2.0, 0
-                    return Step(point, trial, trial, Outcome.GAIN_RATIO)
-            outcome = Outcome.NO_DECREASE if math.isfinite(loss) else Outcome.NOT_FINITE
+            evaluate = objective.linearized_at if curvature.keeps_rows else objective.at
+            trial = evaluate(x) if ratio > self._accept else None
+            if trial is not None and trial.is_finite:
+                self._damping *= max(1.0 / 3.0, 1.0 - (2.0 * min(ratio, 1.0) - 1.0) ** 3)
+                self._growth, self._floor_rejections = 2.0, 0
+                return Step(point, trial, trial, Outcome.GAIN_RATIO)
+            outcome = Outcome.NO_DECREASE if trial is None and math.isfinite(loss) else Outcome.NOT_FINITE
             self._damping *= self._growth
             self._growth *= 2.0
             if self._damping > _LARGEST:
                 break
+        self._damping, self._growth = first, 2.0  # what fails at every length says nothing about the damping
         return Step(point, None, point, outcome)
 
     def forget(self) -> None:
         """Begin again with the initial damping."""
         self._damping = None
+        self._growth = 2.0
+        self._floor_rejections = 0
+
+    def objective_changed(self) -> None:
+        """Keep the damping, which is relative to the curvature."""
         self._growth = 2.0
         self._floor_rejections = 0
 
@@ -132,6 +153,23 @@ class Damping(Globalization[DampedModel]):
         bent = step.p + 0.5 * a
         length = objective.space.norm(bent)
         return bent if length <= longest else bent * (longest / length)
+
+    def _corrected(self, objective: Objective, point: Point, curvature: DampedModel, p: Tensor, x: Tensor, longest: float) -> tuple[Tensor, Tensor]:
+        """The trial point after its corrections, evaluated last, and its residuals."""
+        assert self._damping is not None
+        r, length = objective.trial(x), objective.space.norm(p)
+        for _ in range(self._corrections if curvature.has_factors else 0):
+            slope = curvature.rows.transposed_times(r).to(p.dtype) + curvature.pull_back(p, self._damping)
+            e = curvature.damped_solve(slope, self._damping).neg()
+            before, length = length, objective.space.norm(e)
+            if not length <= _CONTRACTION * before:  # also where it is not a number
+                break
+            if longest < math.inf and objective.space.norm(p + e) > longest:
+                break
+            p = p + e
+            x = point.x + p
+            r = objective.trial(x)
+        return x, r
 
     def _settle_at_floor(self, start: Point, trial: Point) -> Step:
         """Where the loss cannot tell, the gradient decides; after a few rejections the model is the suspect."""

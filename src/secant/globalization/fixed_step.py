@@ -33,6 +33,9 @@ class FixedStep(Globalization[Curvature]):
     def forget(self) -> None:
         """Nothing to forget."""
 
+    def objective_changed(self) -> None:
+        """Nothing to forget."""
+
     def memory(self) -> Memory:
         """Nothing to remember."""
         return {}

@@ -39,7 +39,11 @@ class Globalization(ABC, Generic[C]):
 
     @abstractmethod
     def forget(self) -> None:
-        """Drop what was learned from earlier steps: the model was reset or the objective changed."""
+        """Drop what was learned from earlier steps: the model was reset."""
+
+    @abstractmethod
+    def objective_changed(self) -> None:
+        """Drop what was learned about the loss, which is another function from now on, though the model was kept."""
 
     @abstractmethod
     def memory(self) -> Memory:

@@ -134,6 +134,10 @@ class LineSearch(Globalization[Curvature]):
         """Forget the last decrease."""
         self._last_decrease = None
 
+    def objective_changed(self) -> None:
+        """All of it was about the loss."""
+        self.forget()
+
     def memory(self) -> Memory:
         """The last decrease of the loss."""
         return {"last_decrease": self._last_decrease}

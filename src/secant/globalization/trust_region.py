@@ -102,6 +102,10 @@ class TrustRegion(Globalization[QuadraticModel]):
         self._floor_rejections = 0
         self._steepest = 0.0
 
+    def objective_changed(self) -> None:
+        """All of it was about the loss."""
+        self.forget()
+
     def memory(self) -> Memory:
         """The radius, how many trials in a row the loss could not tell from the start, and the largest gradient so far."""
         return {"radius": self._radius, "floor_rejections": float(self._floor_rejections), "steepest": self._steepest}

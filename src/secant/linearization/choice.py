@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-_ORTHOGONAL_FLOPS = 4e9
-"""Up to about a second on one core: so long the digits that orthogonal factors save are worth more than the time that normal equations save."""
+_ORTHOGONAL_FLOPS = 2e7
+"""Up to some milliseconds on one core: so long the digits that orthogonal factors save cost nothing."""
 
 
 class Solver(Enum):
@@ -36,7 +36,7 @@ def bytes_of(solver: Solver, residuals: int, size: int) -> int:
     """Memory that a solver needs in float64 beside one block of rows."""
     smaller = min(residuals, size)
     numbers = {Solver.CHOLESKY: 2 * size**2, Solver.QR: 5 * size**2, Solver.SKETCH: 9 * size**2, Solver.CG: 8 * size}
-    return 8 * (numbers[solver] if solver in numbers else 2 * residuals * size + 3 * smaller**2)
+    return 8 * (numbers[solver] if solver in numbers else 4 * residuals * size + 3 * smaller**2)
 
 
 def choose(residuals: int, size: int, free: int | None, *, is_ill_conditioned: bool) -> Choice:
@@ -59,7 +59,7 @@ def choose(residuals: int, size: int, free: int | None, *, is_ill_conditioned: b
     if not fits(Solver.QR):
         return Choice(Solver.CHOLESKY, "memory allows one matrix, but not orthogonal factors")
     if 2.0 * max(residuals, size) * size**2 + 20.0 * size**3 <= _ORTHOGONAL_FLOPS:
-        return Choice(Solver.QR, "orthogonal factors are affordable and keep all digits")
+        return Choice(Solver.QR, "orthogonal factors cost little at this size and keep all digits")
     if is_ill_conditioned:
         return Choice(Solver.QR, "the normal equations had lost the digits that small damping needs")
     return Choice(Solver.CHOLESKY, "normal equations are the fastest at this size")

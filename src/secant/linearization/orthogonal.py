@@ -31,7 +31,7 @@ class OrthogonalFactors(LinearModel):
         About ``2 N n^2`` flops and ``n^2`` numbers; the singular values some ``20 n^3`` once, then ``4 n^2`` for each damping; without them ``3 n^3`` each.
 
     Source:
-        Nocedal & Wright (2006), section 10.3 and eq. 10.35; the singular values with ``D^-1`` on the right make every damping a diagonal problem.
+        Nocedal & Wright (2006), section 10.3; the singular values with ``D^-1`` on the right make every damping a diagonal problem.
     """
 
     def __init__(self, blocks: Iterable[tuple[Tensor, Tensor]], size: int) -> None:
@@ -44,6 +44,7 @@ class OrthogonalFactors(LinearModel):
             triangle = torch.cat([triangle, triangle.new_zeros(size + 1 - len(triangle), size + 1)])
         self._R, self._c = triangle[:size, :size].contiguous(), triangle[:size, size].contiguous()
         self._decomposed: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._triangle: tuple[float, Tensor, Tensor] | None = None
 
     @property
     def column_squares(self) -> Tensor:
@@ -87,11 +88,21 @@ class OrthogonalFactors(LinearModel):
         gram: Tensor = self._R.T @ self._R
         return gram
 
+    def dense_inverse(self) -> Tensor:
+        """``(J' J)^+`` as a new symmetric matrix of shape ``(n, n)``."""
+        values, V, _ = self._singular(torch.ones_like(self._c))
+        rows = V / values[:, None]
+        inverse: Tensor = rows.T @ rows
+        return inverse
+
     def _damped_triangle(self, damping: float, roots: Tensor) -> Tensor:
-        """The triangle of ``R`` above ``sqrt(damping D)``, with the rotated ``c`` as its last column; shape ``(n, n + 1)``."""
-        below = torch.cat([torch.diag(math.sqrt(damping) * roots), torch.zeros_like(roots)[:, None]], dim=1)
-        triangle: Tensor = torch.linalg.qr(torch.cat([torch.cat([self._R, self._c[:, None]], dim=1), below]), mode="r")[1]
-        return triangle[: len(roots)]
+        """The triangle of ``R`` above ``sqrt(damping D)``, with the rotated ``c`` as its last column, shape ``(n, n + 1)``; free for the last damping."""
+        known = self._triangle
+        if known is None or known[0] != damping or not torch.equal(known[1], roots):
+            below = torch.cat([torch.diag(math.sqrt(damping) * roots), torch.zeros_like(roots)[:, None]], dim=1)
+            triangle: Tensor = torch.linalg.qr(torch.cat([torch.cat([self._R, self._c[:, None]], dim=1), below]), mode="r")[1]
+            known = self._triangle = damping, roots, triangle[: len(roots)]
+        return known[2]
 
     def _singular(self, roots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Singular values above rounding, their right vectors as rows, and ``U' c``, of ``R D^-1/2``."""

@@ -56,6 +56,10 @@ class StoredRows(Rows):
         """Put together from the blocks."""
         return torch.cat([r for r, _ in self._blocks])
 
+    def jacobian(self) -> Tensor:
+        """``J`` as a new matrix, stored row after row."""
+        return torch.cat([J for _, J in self._blocks]).contiguous()
+
     def times(self, v: Tensor) -> Tensor:
         """One product per block."""
         return torch.cat([J @ v.to(J.dtype) for _, J in self._blocks])

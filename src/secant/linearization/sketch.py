@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -30,7 +31,7 @@ class SketchedRows(LinearModel):
         g: ``J' r``, shape ``(n,)``.
         rows: Of the first sketch; as many residuals or more make it exact.
         residuals: ``N``.
-        generator: Where the signs come from; on the host.
+        seed: Of the random signs; other sizes of the sketch draw others.
 
     Cost:
         ``8 N n`` additions and ``2 rows n^2`` flops instead of ``2 N n^2``; one product for each damping.
@@ -40,12 +41,12 @@ class SketchedRows(LinearModel):
         section 9.2. The guard is our own.
     """
 
-    def __init__(self, whole: Rows, g: Tensor, *, rows: int, residuals: int, generator: torch.Generator) -> None:
+    def __init__(self, whole: Rows, g: Tensor, *, rows: int, residuals: int, seed: int) -> None:
         self._whole = whole
         self._g = widened(g)
         self._dtype = g.dtype
         self._residuals = residuals
-        self._generator = generator
+        self._seed = seed
         self.rows = rows
         self._factors = self._sketched()
 
@@ -56,18 +57,15 @@ class SketchedRows(LinearModel):
 
     def damped(self, damping: float, scale: Tensor) -> Solution:
         """See :class:`~secant.linearization.linear_model.LinearModel`."""
-        while True:
+        while self.rows < self._residuals:
             p = self._factors.damped_solve(self._g.neg(), damping, scale)
-            promised = -torch.dot(self._g, p) - 0.5 * torch.dot(p, self._factors.multiply(p))
-            step = confined_solution(self._g, p, self._factors.image(p))
-            if self.rows >= self._residuals:
-                return step
-            Bp = widened(self._whole.gram_times(p.to(self._dtype)))
-            kept = -torch.dot(self._g, p) - 0.5 * torch.dot(p, Bp)
-            if float(kept) >= _KEPT_SHARE * float(promised):
-                return Solution(p, step.length, step.slope, float(torch.dot(p, Bp)), is_on_boundary=False, has_negative_curvature=False)
+            promised = confined_solution(self._g, p, self._factors.image(p))
+            kept = replace(promised, curvature=float(torch.dot(p, widened(self._whole.gram_times(p.to(self._dtype))))))
+            if kept.predicted >= _KEPT_SHARE * promised.predicted:
+                return kept
             self.rows *= 2
             self._factors = self._sketched()
+        return self._factors.damped(damping, scale)
 
     def damped_solve(self, v: Tensor, damping: float, scale: Tensor) -> Tensor:
         """By the sketch; see :class:`~secant.linearization.linear_model.LinearModel`."""
@@ -89,11 +87,12 @@ class SketchedRows(LinearModel):
         size = self._g.numel()
         if self.rows >= self._residuals:
             return OrthogonalFactors(self._whole.blocks(), size)
+        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + self.rows) % (1 << 32))  # it uses no more bits
         SJ = self._g.new_zeros(self.rows, size)
         for _, J in self._whole.blocks():
             J = widened(J)
             for _ in range(_NONZEROS):
-                places = torch.randint(self.rows, (len(J),), generator=self._generator).to(J.device)
-                signs = (2.0 * torch.randint(2, (len(J),), generator=self._generator) - 1.0).to(J.device, J.dtype)
+                places = torch.randint(self.rows, (len(J),), generator=generator).to(J.device)
+                signs = (2.0 * torch.randint(2, (len(J),), generator=generator) - 1.0).to(J.device, J.dtype)
                 SJ.index_add_(0, places, J * (signs / _NONZEROS**0.5)[:, None])
         return OrthogonalFactors([(SJ.new_zeros(self.rows), SJ)], size)

@@ -89,7 +89,7 @@ class TracedGraph:
 
     def _bound(self, function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
         module = make_fx(function)(example)
-        constants = _lift_constants(module)
+        constants = lift_constants(module)
         program = self._programs.compiled(module)
 
         def run(rows: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class TracedGraph:
         return run
 
 
-def _lift_constants(module: GraphModule) -> list[Tensor]:
+def lift_constants(module: GraphModule) -> list[Tensor]:
     """Turn the tensors that a program holds into inputs behind its own; returns them in order."""
     graph = module.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]

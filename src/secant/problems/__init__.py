@@ -5,23 +5,31 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
+from secant.problems.allen_cahn import build_allen_cahn
 from secant.problems.burgers import build_burgers
+from secant.problems.burgers_inverse import build_burgers_inverse
+from secant.problems.burgers_nu001 import build_burgers_nu001
+from secant.problems.burgers_soft import build_burgers_soft
 from secant.problems.char_transformer import build_char_transformer
+from secant.problems.curve_fit import NIST_NAMES, build_curve_fit
 from secant.problems.datasets import DataError
 from secant.problems.deep_nets import build_deep_exploding, build_deep_sigmoid
 from secant.problems.digits_conv import build_digits_conv
 from secant.problems.ill_conditioned import build_ill_conditioned
+from secant.problems.kdv import build_kdv
 from secant.problems.linear_regression import build_linear_regression
 from secant.problems.logistic import build_logistic
 from secant.problems.mnist_autoencoder import build_mnist_autoencoder
 from secant.problems.mnist_mlp import build_fashion_mlp, build_mnist_mlp
 from secant.problems.multi_task import build_multi_task
 from secant.problems.poisson import build_poisson_2d, build_poisson_3d
+from secant.problems.poisson_engd import build_poisson_engd
 from secant.problems.problem import Build, Problem, ProblemSpec, Training
 from secant.problems.quadratic import build_quadratic, quadratic_matrix
 from secant.problems.soft_tree import build_soft_tree
 from secant.problems.svm import build_svm
 from secant.problems.toy_regression import build_toy_regression
+from secant.problems.wave import build_wave
 
 __all__ = [
     "PROBLEMS",
@@ -30,13 +38,19 @@ __all__ = [
     "Problem",
     "ProblemSpec",
     "Training",
+    "build_allen_cahn",
     "build_burgers",
+    "build_burgers_inverse",
+    "build_burgers_nu001",
+    "build_burgers_soft",
     "build_char_transformer",
+    "build_curve_fit",
     "build_deep_exploding",
     "build_deep_sigmoid",
     "build_digits_conv",
     "build_fashion_mlp",
     "build_ill_conditioned",
+    "build_kdv",
     "build_linear_regression",
     "build_logistic",
     "build_mnist_autoencoder",
@@ -44,10 +58,12 @@ __all__ = [
     "build_multi_task",
     "build_poisson_2d",
     "build_poisson_3d",
+    "build_poisson_engd",
     "build_quadratic",
     "build_soft_tree",
     "build_svm",
     "build_toy_regression",
+    "build_wave",
     "quadratic_matrix",
 ]
 
@@ -63,8 +79,28 @@ _SPECS = (
         "The same equation and points, network of 100,123 parameters.",
         partial(build_burgers, widths=(3, 222, 222, 222, 1), name="burgers-100k"),
     ),
+    ProblemSpec(
+        "burgers-shallow",
+        "The same equation and points, two hidden layers of 10: 161 parameters.",
+        partial(build_burgers, widths=(3, 10, 10, 1), name="burgers-shallow"),
+    ),
+    ProblemSpec("burgers-soft", "The same equation with penalties on initial and boundary data, 1,341 parameters, 9,000 points.", build_burgers_soft),
+    ProblemSpec("burgers-nu001", "Viscous Burgers equation of viscosity 0.01, 1,361 parameters, 3,500 points.", build_burgers_nu001),
+    ProblemSpec("burgers-inverse", "The two coefficients of the Burgers equation from 2,000 values of its solution, 1,343 parameters.", build_burgers_inverse),
     ProblemSpec("poisson-2d", "Poisson's equation on the unit square, physics-informed network of 921 parameters, 2,000 + 400 points.", build_poisson_2d),
+    ProblemSpec(
+        "poisson-2d-shallow",
+        "The same equation and points, two hidden layers of 10: 151 parameters.",
+        partial(build_poisson_2d, widths=(2, 10, 10, 1), name="poisson-2d-shallow"),
+    ),
     ProblemSpec("poisson-3d", "Poisson's equation on the unit cube, physics-informed network of 1,217 parameters, 5,000 + 800 points.", build_poisson_3d),
+    ProblemSpec(
+        "poisson-engd", "Poisson's equation on the unit square, the published test of the energy natural gradient, 129 parameters.", build_poisson_engd
+    ),
+    ProblemSpec("allen-cahn", "Allen-Cahn equation, physics-informed network of 921 parameters, 8,000 points.", build_allen_cahn),
+    ProblemSpec("wave-1d", "Wave equation with two frequencies, 1,801 parameters, 3,400 points.", build_wave),
+    ProblemSpec("kdv", "Korteweg-de Vries equation, physics-informed network of 1,361 parameters, 4,000 points.", build_kdv),
+    *(ProblemSpec(f"curve-fit-{name.lower()}", f"Nonlinear regression of NIST: {name}.", partial(build_curve_fit, name=name)) for name in NIST_NAMES),
     ProblemSpec("quadratic", "Positive definite quadratic of 100 parameters, condition number 1e4.", build_quadratic),
     ProblemSpec("toy-regression", "ReLU network of 241 parameters that learns from a teacher of its own shape; also by batches.", build_toy_regression),
     ProblemSpec("linear-regression", "Least squares on the diabetes data, 11 parameters.", build_linear_regression),

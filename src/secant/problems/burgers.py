@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secant.problems.networks import glorot_parameters, mlp, mlp_channels, partial_derivatives
-from secant.problems.points import grid, sobol
+from secant.derivatives import Field, PointResidual
+from secant.problems.collocated import mean_scale
+from secant.problems.networks import check_widths, dense_network, described, mlp, mlp_channels, partial_derivatives
+from secant.problems.points import grid, periodic_inputs, sobol
 from secant.problems.problem import Problem, checksum, closure, relative_distance
 
 VISCOSITY = 0.01 / math.pi
@@ -56,15 +58,17 @@ def build_burgers(
         raise ValueError(f'burgers needs derivatives "forward" or "nested", got {derivatives!r}.')
     if compile and derivatives == "nested":
         raise ValueError('burgers compiles only derivatives="forward", got compile=True with derivatives="nested". Drop one of the two.')
-    if len(widths) < 3 or widths[0] != 3 or widths[-1] != 1:
-        raise ValueError(f"burgers needs widths that start with 3, end with 1 and have a hidden layer between, got {tuple(widths)}.")
-    parameters = glorot_parameters(widths, torch.Generator().manual_seed(seed))
+    check_widths(name, widths, inputs=3)
+    network = dense_network(widths, torch.Generator().manual_seed(seed))
+    parameters = tuple(network.parameters())
     points = collocation_points()
+    field = Field(network, "tx", input_transform=periodic_inputs, output_transform=_with_initial_data)
+    residual = PointResidual(field, points, burgers_equation(VISCOSITY), ("", "t", "x", "xx"), scale=mean_scale(points))
     if derivatives == "forward":
         loss = closure(forward_loss, parameters, (_embedding_channels(points), *_coefficients(points)), compile=compile)
     else:
         loss = closure(nested_loss, parameters, (points,), compile=False)
-    test_points, expected = _test_grid()
+    test_points, expected = burgers_test_grid()
 
     def error() -> float:
         with torch.no_grad():
@@ -77,20 +81,20 @@ def build_burgers(
         error=error,
         error_name="relative l2 error",
         settings={
-            "network": f"tanh {'-'.join(str(width) for width in widths)}, Glorot uniform weights, zero biases",
+            "network": described(network),
             "solution": "u = -sin(pi x) + t N(t, cos(pi x), sin(pi x))",
             "viscosity": VISCOSITY,
             "loss": "mean squared residual",
             "points": "1500 scrambled Sobol (seed 1) and 1500 scrambled Sobol (seed 7) with x multiplied by 0.1",
             "points_sha256": checksum(points),
-            "test_grid": f"{_TIMES} times in [0, 0.99] by {_POSITIONS} positions in [-1, 1]",
-            "reference": f"Cole-Hopf, Gauss-Hermite quadrature with {_NODES} nodes",
+            **reference_settings(),
             "dtype": "float64",
             "seed": seed,
             "start_sha256": checksum(*parameters),
             "derivatives": derivatives,
             "compiled": compile,
         },
+        residual=(residual,),
     )
 
 
@@ -101,6 +105,20 @@ def collocation_points() -> Tensor:
     times = torch.cat((everywhere[:, 0], near_shock[:, 0]))
     positions = torch.cat((2.0 * everywhere[:, 1] - 1.0, 0.1 * (2.0 * near_shock[:, 1] - 1.0)))
     return torch.stack((times, positions), dim=1)
+
+
+def burgers_equation(viscosity: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """``u_t + u u_x - viscosity u_xx`` as a function of the points and of ``u, u_t, u_x, u_xx``."""
+
+    def equation(points: Tensor, u: Tensor, u_t: Tensor, u_x: Tensor, u_xx: Tensor) -> Tensor:
+        return u_t + u * u_x - viscosity * u_xx
+
+    return equation
+
+
+def start_mismatch(points: Tensor, u: Tensor) -> Tensor:
+    """``u + sin(pi x)``: how far ``u`` is from the initial data."""
+    return u + torch.sin(math.pi * points[:, 1])
 
 
 def forward_loss(parameters: tuple[Tensor, ...], channels: Tensor, t: Tensor, sine: Tensor, sine_x: Tensor, sine_xx: Tensor) -> Tensor:
@@ -144,15 +162,16 @@ def nested_loss(parameters: tuple[Tensor, ...], points: Tensor) -> Tensor:
     return residual.square().mean()
 
 
-def burgers_solution(t: NDArray[np.float64], x: NDArray[np.float64], *, nodes: int = _NODES) -> NDArray[np.float64]:
+def burgers_solution(t: NDArray[np.float64], x: NDArray[np.float64], *, viscosity: float = VISCOSITY, nodes: int = _NODES) -> NDArray[np.float64]:
     """The exact solution by the Cole-Hopf transformation.
 
     ``u(t, x) = -E[sin(pi y) exp(-cos(pi y) / (2 pi nu))] / E[exp(-cos(pi y) / (2 pi nu))]`` with ``y = x - sqrt(4 nu t) z`` and ``z`` of density
-    proportional to ``exp(-z^2)``. The exponents reach ``+-50``; they are shifted by their largest, so that nothing overflows.
+    proportional to ``exp(-z^2)``. With the viscosity of ``burgers`` the exponents reach ``+-50``; they are shifted by their largest, so that nothing overflows.
 
     Args:
         t: Times, shape ``(points,)``, none negative.
         x: Positions, shape ``(points,)``.
+        viscosity: ``nu``.
         nodes: Of the Gauss-Hermite quadrature, at most 350 (the outermost weights underflow beyond). On the test grid the error is 9e-10 with 60 nodes,
             6e-14 with 80, and rounding from 100 on.
 
@@ -163,8 +182,8 @@ def burgers_solution(t: NDArray[np.float64], x: NDArray[np.float64], *, nodes: i
         Basdevant et al. (1986), Computers & Fluids 14, 23, eq. 2.5.
     """
     z, weights = np.polynomial.hermite.hermgauss(nodes)
-    y = x[:, None] - np.sqrt(4.0 * VISCOSITY * t)[:, None] * z
-    exponents = np.log(weights) - np.cos(np.pi * y) / (2.0 * np.pi * VISCOSITY)
+    y = x[:, None] - np.sqrt(4.0 * viscosity * t)[:, None] * z
+    exponents = np.log(weights) - np.cos(np.pi * y) / (2.0 * np.pi * viscosity)
     masses = np.exp(exponents - exponents.max(axis=1, keepdims=True))
     solution: NDArray[np.float64] = -(np.sin(np.pi * y) * masses).sum(axis=1) / masses.sum(axis=1)
     return solution
@@ -172,8 +191,11 @@ def burgers_solution(t: NDArray[np.float64], x: NDArray[np.float64], *, nodes: i
 
 def _solution(parameters: tuple[Tensor, ...], points: Tensor) -> Tensor:
     t, x = points.unbind(1)
-    sine = torch.sin(math.pi * x)
-    return t * mlp(parameters, torch.stack((t, torch.cos(math.pi * x), sine), dim=1)) - sine
+    return t * mlp(parameters, periodic_inputs(points)) - torch.sin(math.pi * x)
+
+
+def _with_initial_data(points: Tensor, outputs: Tensor) -> Tensor:
+    return points[:, :1] * outputs - torch.sin(math.pi * points[:, 1:])
 
 
 def _embedding_channels(points: Tensor) -> Tensor:
@@ -195,8 +217,17 @@ def _coefficients(points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return t, sine, math.pi * torch.cos(math.pi * x), -(math.pi**2) * sine
 
 
+def reference_settings() -> dict[str, str | int | float | bool]:
+    """What is stated of :func:`burgers_test_grid`."""
+    return {
+        "test_grid": f"{_TIMES} times in [0, 0.99] by {_POSITIONS} positions in [-1, 1]",
+        "reference": f"Cole-Hopf, Gauss-Hermite quadrature with {_NODES} nodes",
+    }
+
+
 @functools.cache
-def _test_grid() -> tuple[Tensor, Tensor]:
+def burgers_test_grid() -> tuple[Tensor, Tensor]:
+    """The 25,600 points ``(t, x)`` of the error, and the exact solution there."""
     points = grid((torch.linspace(0.0, 0.99, _TIMES, dtype=torch.float64), torch.linspace(-1.0, 1.0, _POSITIONS, dtype=torch.float64)))
     times, positions = points.numpy().T
     return points, torch.from_numpy(burgers_solution(times, positions))

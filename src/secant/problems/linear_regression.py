@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,9 @@ def build_linear_regression(seed: int, *, compile: bool = False) -> Problem:
     def error() -> float:
         return relative_distance(torch.cat((weights, intercept)).detach(), optimum)
 
+    def residual() -> Tensor:
+        return math.sqrt(2.0 / len(target)) * (features @ weights + intercept - target)
+
     return Problem(
         name="linear-regression",
         parameters=parameters,
@@ -55,6 +60,7 @@ def build_linear_regression(seed: int, *, compile: bool = False) -> Problem:
             "compiled": compile,
         },
         reference=float(regression_loss((optimum[:-1], optimum[-1:]), features, target)),
+        residual=(residual,),
     )
 
 

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def glorot_parameters(widths: Sequence[int], generator: torch.Generator, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
@@ -39,6 +39,43 @@ def glorot_parameters(widths: Sequence[int], generator: torch.Generator, *, dtyp
         parameters.append((bound * (2.0 * uniform - 1.0)).requires_grad_())
         parameters.append(torch.zeros(outputs, dtype=dtype, requires_grad=True))
     return tuple(parameters)
+
+
+def check_widths(name: str, widths: Sequence[int], *, inputs: int) -> None:
+    """Refuse widths of another kind of network than one output and this many inputs.
+
+    Raises:
+        ValueError: Naming the problem.
+    """
+    if len(widths) < 3 or widths[0] != inputs or widths[-1] != 1:
+        raise ValueError(f"{name} needs widths that start with {inputs}, end with 1 and have a hidden layer between, got {tuple(widths)}.")
+
+
+def dense_network(widths: Sequence[int], generator: torch.Generator, *, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+    """A fresh dense network as a module, float64; its parameters are those of :func:`glorot_parameters`, in the same order.
+
+    Args:
+        widths: Inputs, hidden layers and outputs.
+        generator: Where the weights come from; the global random stream is not touched.
+        activation: Made without arguments after every layer but the last.
+
+    Returns:
+        ``Linear, activation, Linear, ..., Linear``.
+    """
+    fresh = glorot_parameters(widths, generator)
+    layers: list[nn.Module] = []
+    for weight, bias in zip(fresh[::2], fresh[1::2], strict=True):
+        linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+        linear.weight, linear.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+        layers += [linear, activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+def described(network: nn.Sequential) -> str:
+    """The network in words: activation, widths, initialization."""
+    linears = [layer for layer in network if isinstance(layer, nn.Linear)]
+    widths = [linears[0].in_features, *(layer.out_features for layer in linears)]
+    return f"{type(network[1]).__name__.lower()} {'-'.join(map(str, widths))}, Glorot uniform weights, zero biases"
 
 
 def mlp(parameters: Sequence[Tensor], inputs: Tensor, *, activation: Callable[[Tensor], Tensor] = torch.tanh) -> Tensor:

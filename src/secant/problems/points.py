@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -35,3 +36,16 @@ def cube_boundary(count: int, dimension: int, *, seed: int) -> Tensor:
 def grid(axes: Sequence[Tensor]) -> Tensor:
     """All points of a tensor grid, shape ``(product of the axes' lengths, number of axes)``; the last axis runs fastest."""
     return torch.stack([coordinate.flatten() for coordinate in torch.meshgrid(*axes, indexing="ij")], dim=1)
+
+
+def sobol_rectangle(count: int, first: tuple[float, float], second: tuple[float, float], *, seed: int) -> Tensor:
+    """The first ``count`` points of the scrambled Sobol sequence in the rectangle ``first x second``, shape ``(count, 2)``, float64."""
+    low = torch.tensor((first[0], second[0]), dtype=torch.float64)
+    high = torch.tensor((first[1], second[1]), dtype=torch.float64)
+    return low + (high - low) * sobol(count, 2, seed=seed)
+
+
+def periodic_inputs(points: Tensor) -> Tensor:
+    """``(t, cos(pi x), sin(pi x))`` at points ``(t, x)``, shape ``(points, 3)``: what a network must see to have period 2 in ``x``."""
+    t, x = points.unbind(1)
+    return torch.stack((t, torch.cos(math.pi * x), torch.sin(math.pi * x)), dim=1)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from secant.problems.networks import glorot_parameters, mlp, mlp_channels, partial_derivatives
+from secant.derivatives import Field, PointResidual
+from secant.problems.collocated import mean_scale
+from secant.problems.networks import check_widths, dense_network, described, mlp, mlp_channels, partial_derivatives
 from secant.problems.points import cube_boundary, grid, sobol
 from secant.problems.problem import Problem, checksum, closure, relative_distance
 
@@ -19,6 +22,7 @@ _INTERIOR_SEED, _BOUNDARY_SEED = 1, 7
 @dataclass(frozen=True, slots=True)
 class _Setting:
     name: str
+    dimension: int
     widths: tuple[int, ...]
     interior: int
     boundary: int
@@ -28,24 +32,33 @@ class _Setting:
     domain: str
 
 
-def build_poisson_2d(seed: int, *, compile: bool = False, derivatives: Literal["forward", "nested"] = "forward") -> Problem:
+def build_poisson_2d(
+    seed: int,
+    *,
+    compile: bool = False,
+    derivatives: Literal["forward", "nested"] = "forward",
+    widths: Sequence[int] = (2, 20, 20, 20, 1),
+    name: str = "poisson-2d",
+) -> Problem:
     """The problem ``poisson-2d``: ``-Laplace u = f`` on the unit square, ``u = sin(pi x) sin(pi y)``, zero on the boundary.
 
-    A ``tanh`` network 2-20-20-20-1 (921 parameters, float64) is ``u`` itself. The loss is ``mean r^2 + 100 mean b^2``: ``r`` the residual at 2,000 scrambled
-    Sobol points (seed 1), ``b`` the value at 400 scrambled Sobol points on the boundary (seed 7, 100 on each side).
+    A ``tanh`` network 2-20-20-20-1 (921 parameters, float64) is ``u`` itself, unless ``widths`` says otherwise. The loss is ``mean r^2 + 100 mean b^2``: ``r``
+    the residual at 2,000 scrambled Sobol points (seed 1), ``b`` the value at 400 scrambled Sobol points on the boundary (seed 7, 100 on each side).
 
     Args:
         seed: Of the initial network.
         compile: Compile the loss; only with forward derivatives.
         derivatives: ``"forward"`` carries the derivatives through the layers, ``"nested"`` differentiates the network by automatic differentiation.
+        widths: Of the network's layers, the first 2 and the last 1.
+        name: Of the problem with these widths.
 
     Returns:
         The problem; its error is the relative l2 distance to the exact solution on the grid of 101 x 101 points.
 
     Raises:
-        ValueError: For ``compile`` with nested derivatives, or another word for ``derivatives``.
+        ValueError: For ``compile`` with nested derivatives, another word for ``derivatives``, or widths of another kind of network.
     """
-    setting = _Setting("poisson-2d", (2, 20, 20, 20, 1), 2000, 400, 1.0, 100.0, 101, "unit square, product of sines")
+    setting = _Setting(name, 2, tuple(widths), 2000, 400, 1.0, 100.0, 101, "unit square, product of sines")
     return _poisson(setting, seed, compile=compile, derivatives=derivatives)
 
 
@@ -71,7 +84,7 @@ def build_poisson_3d(seed: int, *, compile: bool = False, derivatives: Literal["
         Departure: domain, solution, points and test grid are our own, so that errors must not be compared with the figures of that paper.
     """
     domain = "unit cube, product of sines; not comparable with the figures of arXiv 2603.10599"
-    setting = _Setting("poisson-3d", (3, 32, 32, 1), 5000, 800, 0.5, 0.5, 31, domain)
+    setting = _Setting("poisson-3d", 3, (3, 32, 32, 1), 5000, 800, 0.5, 0.5, 31, domain)
     return _poisson(setting, seed, compile=compile, derivatives=derivatives)
 
 
@@ -118,13 +131,25 @@ def exact_solution(points: Tensor) -> Tensor:
     return torch.sin(math.pi * points).prod(dim=1)
 
 
+def poisson_equation(points: Tensor, laplacian: Tensor) -> Tensor:
+    """``Laplace u + f`` for the product of sines."""
+    return laplacian + points.shape[1] * math.pi**2 * exact_solution(points)
+
+
+def boundary_value(points: Tensor, u: Tensor) -> Tensor:
+    """``u``, which is zero on the boundary."""
+    return u
+
+
 def _poisson(setting: _Setting, seed: int, *, compile: bool, derivatives: str) -> Problem:
     if derivatives not in ("forward", "nested"):
         raise ValueError(f'{setting.name} needs derivatives "forward" or "nested", got {derivatives!r}.')
     if compile and derivatives == "nested":
         raise ValueError(f'{setting.name} compiles only derivatives="forward", got compile=True with derivatives="nested". Drop one of the two.')
-    dimension = setting.widths[0]
-    parameters = glorot_parameters(setting.widths, torch.Generator().manual_seed(seed))
+    dimension = setting.dimension
+    check_widths(setting.name, setting.widths, inputs=dimension)
+    network = dense_network(setting.widths, torch.Generator().manual_seed(seed))
+    parameters = tuple(network.parameters())
     interior = sobol(setting.interior, dimension, seed=_INTERIOR_SEED)
     boundary = cube_boundary(setting.boundary, dimension, seed=_BOUNDARY_SEED)
     weights = torch.tensor([setting.interior_weight, setting.boundary_weight], dtype=torch.float64)
@@ -133,6 +158,11 @@ def _poisson(setting: _Setting, seed: int, *, compile: bool, derivatives: str) -
         loss = closure(forward_loss, parameters, (_point_channels(interior), *constants), compile=compile)
     else:
         loss = closure(nested_loss, parameters, (interior, *constants), compile=False)
+    field = Field(network, "xyz"[:dimension])
+    residual = (
+        PointResidual(field, interior, poisson_equation, ("laplacian",), scale=mean_scale(interior, setting.interior_weight)),
+        PointResidual(field, boundary, boundary_value, ("",), scale=mean_scale(boundary, setting.boundary_weight)),
+    )
     test_points = grid([torch.linspace(0.0, 1.0, setting.test_points_per_axis, dtype=torch.float64)] * dimension)
     expected = exact_solution(test_points)
 
@@ -147,7 +177,7 @@ def _poisson(setting: _Setting, seed: int, *, compile: bool, derivatives: str) -
         error=error,
         error_name="relative l2 error",
         settings={
-            "network": f"tanh {'-'.join(map(str, setting.widths))}, Glorot uniform weights, zero biases",
+            "network": described(network),
             "equation": f"-Laplace u = f, {setting.domain}",
             "loss": f"{setting.interior_weight} mean residual^2 + {setting.boundary_weight} mean boundary^2",
             "interior_points": f"{setting.interior} scrambled Sobol (seed {_INTERIOR_SEED})",
@@ -160,6 +190,7 @@ def _poisson(setting: _Setting, seed: int, *, compile: bool, derivatives: str) -
             "derivatives": derivatives,
             "compiled": compile,
         },
+        residual=residual,
     )
 
 

@@ -33,9 +33,13 @@ def build_quadratic(seed: int, *, compile: bool = False, n: int = 100, condition
     minimizer = torch.ones(n, dtype=torch.float64)
     x = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     x.requires_grad_()
+    factor = matrix if indefinite else torch.linalg.cholesky(matrix)
 
     def error() -> float:
         return relative_distance(x.detach(), minimizer)
+
+    def residual() -> Tensor:
+        return (x - minimizer) @ factor
 
     return Problem(
         name="quadratic",
@@ -55,6 +59,7 @@ def build_quadratic(seed: int, *, compile: bool = False, n: int = 100, condition
             "compiled": compile,
         },
         reference=None if indefinite else 0.0,
+        residual=() if indefinite else (residual,),
     )
 
 

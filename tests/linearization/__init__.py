@@ -1,0 +1,1 @@
+"""Tests of the linear models of the residuals."""
