@@ -43,9 +43,11 @@ RUNS = (
     *(Run("burgers-nu001", "lm", seed, 120.0, points=3000, every=10) for seed in range(5)),
     *(Run("burgers", "lm", seed, 600.0, points=8000, every=10) for seed in range(3)),
     Run("burgers", "lm", 0, 120.0, points=3000, every=0),
-    Run("burgers", "ssbroyden", 0, 600.0, points=8000, every=500),
 )
-STRETCH = (Run("burgers", "lm", 0, 1200.0, points=10_000, every=10),)
+STRETCH = (
+    Run("burgers", "ssbroyden", 0, 600.0, points=8000, every=500),
+    Run("burgers", "lm", 0, 1200.0, points=12_000, every=10),
+)
 
 
 def main() -> None:

@@ -194,6 +194,16 @@ def test_residuals_that_wait_save_the_next_call_its_evaluation() -> None:
     assert calls[0] == 2
 
 
+def test_residuals_that_were_refused_do_not_wait() -> None:
+    x, count = leaf(1.0), [7]
+    squares = SumOfSquares(lambda: x * T[: count[0]])
+    squares.values()
+    count[0] = 5
+    with pytest.raises(ValueError, match="Expected 7 residuals as before, got 5"):
+        squares.values()
+    assert not squares.is_kept
+
+
 def test_nothing_but_the_optimizers_parameters_gets_a_gradient() -> None:
     x, outside = leaf(1.0, 2.0), leaf(3.0)
     for method in (secant.LevenbergMarquardt, secant.GaussNewton):

@@ -210,6 +210,8 @@ class CurvatureOptimizer(torch.optim.Optimizer, Generic[C]):
             raise TypeError(
                 f"{type(self).__name__}.step needs a closure that evaluates the loss. Define it once and pass it to every call: optimizer.step(closure)."
             )
+        if overlap is not None and isinstance(self._curvature, DampedModel):
+            raise ValueError(f"Expected no overlap, got one: {type(self).__name__} forms no secant pairs, and may be given another batch at every step.")
         if same_batch == (overlap is not None):
             got = f"same_batch={same_batch}, overlap {'given' if overlap is not None else 'not given'}"
             raise ValueError(f"Expected same_batch=True without an overlap, or same_batch=False with one, got {got}. A pair across two batches would be noise.")

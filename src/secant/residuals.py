@@ -158,12 +158,12 @@ class SumOfSquares:
 
     def values(self) -> Tensor:
         """The residuals, shape ``(N,)``, without a graph. Those of a closure keep theirs for the call that may follow, which then is a backward pass alone."""
-        if any(isinstance(part, Residual) for part in self.parts):
-            r = torch.cat([block.detach() for block in self._blocks(with_graph=False)])
-        else:
-            self._kept = list(self._blocks())
-            r = torch.cat([block.detach() for block in self._kept])
+        self._kept = None
+        keeps = not any(isinstance(part, Residual) for part in self.parts)
+        blocks = list(self._blocks(with_graph=keeps))
+        r = torch.cat([block.detach() for block in blocks])
         self._check(r.numel())
+        self._kept = blocks if keeps else None
         return r
 
     @property
@@ -204,7 +204,7 @@ class SumOfSquares:
                             f"Expected linearize to return shapes ({expected},) and ({expected}, {size}) for {rows}, got {tuple(r.shape)} and {tuple(J.shape)}."
                         )
                     count += expected
-                    yield r, J
+                    yield r.detach(), J.detach()
                 continue
             if kept is None:
                 with torch.enable_grad():

@@ -92,3 +92,35 @@ def test_compiled_float32_comes_from_the_cache_on_disk_the_second_time() -> None
     assert_equal(loss_closure(residual, compile=True), loss_closure(residual), [*net.parameters(), viscosity], 1e-5)
     assert counters["inductor"]["fxgraph_cache_hit"] + counters["aot_autograd"]["autograd_cache_hit"] > 0
     assert counters["inductor"]["fxgraph_cache_miss"] == 0
+
+
+@pytest.mark.slow
+def test_compiled_jacobian_is_that_without_a_compiler() -> None:
+    torch.manual_seed(3)
+    field = Field(nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 1)).double(), "tx")
+    viscosity = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    points = torch.rand(40, 2, dtype=torch.float64)
+
+    def burgers(points: Tensor, u: Tensor, u_t: Tensor, u_x: Tensor, u_xx: Tensor, nu: Tensor) -> Tensor:
+        return torch.stack([u_t + u * u_x - 0.1 * u_xx, u_x], dim=1)
+
+    plain, compiled = (
+        PointResidual(field, points, burgers, ("", "t", "x", "xx"), coefficients=(viscosity.detach(),), scale=0.5, compile=compile) for compile in (False, True)
+    )
+    parameters = list(field.network.parameters())
+    for rows in (slice(0, 80), slice(3, 11), slice(79, 80), slice(5, 5)):
+        for found, expected in zip(compiled.linearize(rows, parameters), plain.linearize(rows, parameters), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    fresh = torch.rand(17, 2, dtype=torch.float64)
+    for residual in (plain, compiled):
+        residual.replace_points(fresh)
+    with torch.no_grad():
+        parameters[0].mul_(1.1)
+    torch.testing.assert_close(compiled.linearize(slice(0, 34), parameters)[1], plain.linearize(slice(0, 34), parameters)[1], rtol=1e-12, atol=1e-14)
+
+
+def test_a_tensor_that_leaves_no_tap_is_refused_where_the_jacobian_is_to_be_compiled() -> None:
+    field = Field(nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)).double(), "x")
+    rate = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match="Leave compile=True out"):
+        PointResidual(field, torch.rand(9, 1, dtype=torch.float64), lambda points, u, u_x, rate: u_x - rate * u, ("", "x"), coefficients=(rate,), compile=True)

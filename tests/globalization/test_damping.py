@@ -200,7 +200,7 @@ def test_at_the_floor_of_the_loss_the_gradient_decides() -> None:
     # the loss is one half everywhere to its last digits, while the second residual still has a slope to lose
     fit = Fit(lambda x: torch.cat([torch.ones(1, dtype=DOUBLE), 1e-8 * (x - 3.0)]), [2.0], initial=1.0)
     assert fit.step() is Outcome.APPROXIMATE_GAIN
-    assert fit.x.item() == pytest.approx(2.5)
+    assert fit.x.item() == pytest.approx(3.0)  # a damping that hides in the rounding of the loss is lowered first
 
 
 def test_memory_is_recalled_and_forgotten() -> None:

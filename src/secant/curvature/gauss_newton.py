@@ -29,6 +29,8 @@ Scaling = Literal["identity", "columns"]
 
 _SKETCHED_ROWS = 4  # times the parameters
 _KRYLOV_LIMIT = 500
+_SMALL_BYTES = 1 << 24
+"""Below this nobody asks what memory is free: the answer takes a millisecond."""
 _STORED_BYTES = 1 << 30
 """A Jacobian up to this size is kept for the products that the acceleration needs; a larger one is streamed, and the products cost an evaluation each."""
 
@@ -247,7 +249,8 @@ class GaussNewton(DampedModel):
         """The exact Jacobian: kept where its memory is small or its correction is asked for."""
         streamed = StreamedRows(objective, point)
         residuals, size = objective.row_count, point.x.numel()
-        free = free_bytes(point.x.device)
+        largest = max(bytes_of(solver, residuals, size) for solver in Solver)
+        free = free_bytes(point.x.device) if largest > _SMALL_BYTES else None
         self.choice = choose(residuals, size, free, is_ill_conditioned=self._is_ill_conditioned)
         if self._solver != "auto":
             self.choice = Choice(Solver(self._solver), "as asked for")

@@ -8,7 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from secant.derivatives.pointwise import Block, PointResidual, blocks
+from secant.derivatives.block import Block, equal_blocks, packed
+from secant.derivatives.pointwise import PointResidual
 from secant.derivatives.tracing import traced
 from secant.notice import warn_user
 
@@ -54,7 +55,7 @@ class CompiledGradient:
 
     def _prepare(self, parameters: Sequence[Tensor]) -> None:
         """Cut the points into blocks, and compile where the program at hand is for another size or other parameters."""
-        self._blocks = list(_equal_blocks(self._residual))
+        self._blocks = list(equal_blocks(self._residual.block, len(self._residual.points), _POINTS))
         self._revision = self._residual.revision
         size = len(self._blocks[0].points) if self._blocks else 0
         is_new = size != self._size or [id(parameter) for parameter in parameters] != [id(parameter) for parameter in self._parameters]
@@ -64,24 +65,6 @@ class CompiledGradient:
             warn_user(f"The loss is compiled again, for blocks of {size} points and {len(parameters)} parameter tensors. Keep both to save that time.")
         self._size, self._parameters = size, list(parameters)
         self._program = _compiled(self._residual, self._parameters, self._blocks[0]) if self._blocks else None
-
-
-def _equal_blocks(residual: PointResidual) -> Iterator[Block]:
-    """Blocks of equally many points, each with one scale per point; none for no points."""
-    total = len(residual.points)
-    longest = max(part.stop - part.start for part in blocks(total, _POINTS))
-    for part in blocks(total, _POINTS) if total else ():
-        block = residual.block(part)
-        count = len(block.points)
-        scale = block.scale.expand(count, 1) if isinstance(block.scale, Tensor) else block.points.new_full((count, 1), block.scale)
-        rows = torch.arange(longest, device=scale.device).clamp_max(count - 1)
-        scale = torch.where(torch.arange(longest, device=scale.device)[:, None] < count, scale[rows], 0.0)
-        yield Block(block.points[rows], None if block.inputs is None else _features_first(block.inputs[:, rows]), scale)
-
-
-def _features_first(inputs: Tensor) -> Tensor:
-    """The same tensor of channels, features first in memory, where matrix products are fastest."""
-    return inputs.movedim(-1, 0).contiguous().movedim(0, -1)
 
 
 def _compiled(residual: PointResidual, parameters: Sequence[Tensor], example: Block) -> Program:
@@ -95,15 +78,11 @@ def _compiled(residual: PointResidual, parameters: Sequence[Tensor], example: Bl
         return loss.detach(), *gradient
 
     # The parameters come last: the residual uses these same tensors, and the tracer knows them by their identity.
-    program = traced(value_and_gradient, *_packed(example), *parameters)
+    program = traced(value_and_gradient, *packed(example), *parameters)
 
     def run(block: Block) -> Sequence[Tensor]:
         with torch.no_grad():
-            return program(*_packed(block), *(parameter.detach() for parameter in parameters))
+            return program(*packed(block), *(parameter.detach() for parameter in parameters))
 
     run(example)
     return run
-
-
-def _packed(block: Block) -> list[Tensor]:
-    return [tensor for tensor in (block.points, block.scale, block.inputs) if isinstance(tensor, Tensor)]

@@ -8,8 +8,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from secant.derivatives.block import blocks
 from secant.derivatives.compiled import CompiledGradient
-from secant.derivatives.pointwise import PointResidual, blocks
+from secant.derivatives.pointwise import PointResidual
 
 _POINTS = 2500
 """Points evaluated together: enough to hide what a call of torch costs, few enough for their channels to stay in cache."""
@@ -24,8 +25,8 @@ def loss_closure(residuals: PointResidual | Sequence[PointResidual], *, compile:
     Args:
         residuals: One or several.
         compile: Compile loss and gradient, here and now: some twenty seconds on a processor, or a few where the cache on disk has the same program. It is for
-            the present ``torch.get_num_threads()``. Another number of points, and parameters that are frozen or unfrozen, compile again, with a warning; what is
-            computed from constants of the network and the equation alone stays what it is now.
+            the present ``torch.get_num_threads()``. Another number of points, and parameters that are frozen or unfrozen, compile again, with a warning. What
+            the network and the equation compute from constants alone stays what it is now.
 
     Returns:
         A function of no arguments that returns the scalar loss with a graph. It can be differentiated twice, at the cost of another, uncompiled evaluation.

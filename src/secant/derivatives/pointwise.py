@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from secant.derivatives.block import Block
+from secant.derivatives.compiled_rows import CompiledRows
 from secant.derivatives.field import Field
 from secant.derivatives.names import Name
 from secant.derivatives.refusals import NotUnderstoodError
@@ -21,22 +22,6 @@ Equation = Callable[..., Tensor]
 
 _POINTS_TOGETHER = 16
 """Points whose residuals are differentiated by one vectorized backward pass where the layers cannot be tapped: every row goes through all of them."""
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class Block:
-    """What is fixed at a block of points.
-
-    Attributes:
-        points: Shape ``(points, d)``.
-        inputs: The channels of the network's inputs, shape ``(channels, points, inputs)``; None where they are trained, or are the points themselves.
-        scale: Multiplies the residuals: a number, or shape ``(points, 1)``.
-    """
-
-    points: Tensor
-    inputs: Tensor | None
-    scale: float | Tensor
 
 
 @final
@@ -53,6 +38,7 @@ class PointResidual(Residual):
         derivatives: Which derivatives of the field the equation is given, in its order; see :meth:`Field.derivatives`.
         coefficients: Leaf tensors that are trained beside the network, such as unknown constants of the equation.
         scale: Multiplies the residual: a number, or one per point, shape ``(N,)``. With ``sqrt(2 / N)`` the loss ``0.5 * sum(r^2)`` is the mean of squares.
+        compile: Compile what the Jacobian is made of, here and now: some tens of seconds on a processor, or a few where the cache on disk has the same program.
 
     Raises:
         TypeError: For points that are not real floating, and an equation that returns no tensor.
@@ -76,6 +62,7 @@ class PointResidual(Residual):
         *,
         coefficients: Sequence[Tensor] = (),
         scale: float | Tensor = 1.0,
+        compile: bool = False,
     ) -> None:
         field.check_points(points)
         _keep_freed_memory()
@@ -94,6 +81,7 @@ class PointResidual(Residual):
         probe = self._points[:1] if len(points) else points.new_zeros(1, points.shape[1])
         with torch.enable_grad():
             self._components = self._equation_at(probe, field.derivatives(probe, self.derivatives)).shape[1]
+        self._compiled = CompiledRows(self._tapped, self.block, len(self._points), self._trained()) if compile else None
 
     @property
     def points(self) -> Tensor:
@@ -224,15 +212,24 @@ class PointResidual(Residual):
         return values if values.ndim == 2 else values[:, None]
 
     def _linearized(self, points: slice, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        if self._compiled is not None:
+            return self._compiled.linearized(points, parameters, self._trained())
         if self.field.slow_because is None:
-            block = self.block(points)
-            with Taps() as taps:
-                derivatives = self._derivatives_of(block)
+            values, taps = self._tapped(self.block(points))
             if self.field.slow_because is None:
-                return jacobian_by_taps(self._equation_at(block.points, derivatives) * block.scale, taps, parameters)
+                return jacobian_by_taps(values, taps, parameters)
         few = range(points.start, points.stop, _POINTS_TOGETHER)
         pieces = [self.at(slice(start, min(start + _POINTS_TOGETHER, points.stop))).reshape(-1) for start in few] or [self.at(points).reshape(-1)]
         return torch.cat([r.detach() for r in pieces]), torch.cat([jacobian_of(r, parameters) for r in pieces])
+
+    def _tapped(self, block: Block) -> tuple[Tensor, Taps]:
+        """The residuals of a block, shape ``(points, m)``, with a graph to what was tapped on the way."""
+        with Taps() as taps:
+            derivatives = self._derivatives_of(block)
+        return self._equation_at(block.points, derivatives) * block.scale, taps
+
+    def _trained(self) -> list[Tensor]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def _verify(self, points: slice, r: Tensor, J: Tensor, parameters: Sequence[Tensor]) -> bool:
         """Whether ``J' r`` is the gradient of ``0.5 * sum(r^2)``; not decided where they are not finite."""
@@ -259,13 +256,6 @@ class PointResidual(Residual):
         stop = max(start, stop)
         points = slice(start // self._components, -(-stop // self._components))
         return points, slice(start - points.start * self._components, stop - points.start * self._components, step)
-
-
-def blocks(size: int, largest: int) -> Iterator[slice]:
-    """Slices of about equal length that cover ``size`` points; an empty one for none."""
-    count = max(1, -(-size // largest))
-    for block in range(count):
-        yield slice(block * size // count, (block + 1) * size // count)
 
 
 def _keep_freed_memory() -> None:

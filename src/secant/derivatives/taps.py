@@ -126,6 +126,14 @@ def jacobian_by_taps(values: Tensor, taps: Taps, parameters: Sequence[Tensor]) -
     return values.detach().reshape(-1), columns.jacobian()
 
 
+def jacobian_of_adjoints(values: Tensor, adjoints: Sequence[tuple[Linear | Copied, Tensor, int]], parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The same from adjoints that are known, each with its tap and the component of the residual it belongs to."""
+    columns = _Columns(parameters, values)
+    for tap, adjoint, component in adjoints:
+        columns.add(tap, adjoint, component)
+    return values.detach().reshape(-1), columns.jacobian()
+
+
 @final
 class _Columns:
     """The Jacobian while it is written, transposed: shape ``(n, points, m)``."""

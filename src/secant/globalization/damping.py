@@ -17,6 +17,9 @@ from secant.subproblem.solution import Solution
 _LARGEST = 1e20
 """Relative damping beyond which a step is a rounding error."""
 _FLOOR_REJECTIONS = 3
+_GROWTH = 2.0
+_SMALLEST = 1e-16
+"""Relative damping below which nothing is hidden any more."""
 _CONTRACTION = 0.75
 """Of one correction to the next. Leaving out small corrections, or measuring them in the norm of the model, was far worse on physics-informed nets."""
 
@@ -75,7 +78,7 @@ class Damping(Globalization[DampedModel]):
         self._accept = accept
         self._budget = budget
         self._damping: float | None = None
-        self._growth = 2.0
+        self._growth = _GROWTH
         self._floor_rejections = 0
 
     @property
@@ -87,13 +90,15 @@ class Damping(Globalization[DampedModel]):
         """Trials with growing damping until one is accepted; see :class:`~secant.globalization.globalization.Globalization`."""
         if self._damping is None:
             self._damping = self._initial / lr
+        if self._growth == _GROWTH:  # else the last trial was rejected at less damping
+            self._uncover(point, curvature)
         first, outcome = self._damping, Outcome.NO_DECREASE
         for _ in range(self._budget):
             step = _within(curvature.damped(self._damping), longest)
             if math.isnan(step.predicted):  # a residual was not a number when it was linearized
                 return Step(point, None, point, Outcome.NOT_FINITE)
             if not step.predicted > 0.0:
-                return Step(point, None, point, Outcome.ROUNDING_FLOOR if step.slope > -point.loss_noise else Outcome.NO_DESCENT)
+                return Step(point, None, point, Outcome.ROUNDING_FLOOR if step.slope >= -point.loss_noise else Outcome.NO_DESCENT)
             p = self._bent(objective, point, curvature, step, longest)
             x = point.x + p
             if torch.equal(x, point.x):
@@ -101,31 +106,31 @@ class Damping(Globalization[DampedModel]):
             x, r = self._corrected(objective, point, curvature, p, x, longest)
             loss = 0.5 * float(torch.dot(r, r))
             if step.predicted <= point.loss_noise and abs(point.loss - loss) <= point.loss_noise:
-                return self._settle_at_floor(point, objective.at(x))
+                return self._settle_at_floor(point, objective.at(x), curvature)
             ratio = (point.loss - loss) / step.predicted
             evaluate = objective.linearized_at if curvature.keeps_rows else objective.at
             trial = evaluate(x) if ratio > self._accept else None
             if trial is not None and trial.is_finite:
                 self._damping *= max(1.0 / 3.0, 1.0 - (2.0 * min(ratio, 1.0) - 1.0) ** 3)
-                self._growth, self._floor_rejections = 2.0, 0
+                self._growth, self._floor_rejections = _GROWTH, 0
                 return Step(point, trial, trial, Outcome.GAIN_RATIO)
             outcome = Outcome.NO_DECREASE if trial is None and math.isfinite(loss) else Outcome.NOT_FINITE
             self._damping *= self._growth
-            self._growth *= 2.0
+            self._growth *= _GROWTH
             if self._damping > _LARGEST:
                 break
-        self._damping, self._growth = first, 2.0  # what fails at every length says nothing about the damping
+        self._damping, self._growth = first, _GROWTH  # what fails at every length says nothing about the damping
         return Step(point, None, point, outcome)
 
     def forget(self) -> None:
         """Begin again with the initial damping."""
         self._damping = None
-        self._growth = 2.0
+        self._growth = _GROWTH
         self._floor_rejections = 0
 
     def objective_changed(self) -> None:
         """Keep the damping, which is relative to the curvature."""
-        self._growth = 2.0
+        self._growth = _GROWTH
         self._floor_rejections = 0
 
     def memory(self) -> Memory:
@@ -135,7 +140,7 @@ class Damping(Globalization[DampedModel]):
     def recall(self, memory: Memory) -> None:
         """Take over a saved memory."""
         self._damping = memory["damping"]
-        self._growth = memory["growth"] or 2.0
+        self._growth = memory["growth"] or _GROWTH
         self._floor_rejections = int(memory["floor_rejections"] or 0)
 
     def _bent(self, objective: Objective, point: Point, curvature: DampedModel, step: Solution, longest: float) -> Tensor:
@@ -171,14 +176,27 @@ class Damping(Globalization[DampedModel]):
             r = objective.trial(x)
         return x, r
 
-    def _settle_at_floor(self, start: Point, trial: Point) -> Step:
+    def _uncover(self, point: Point, curvature: DampedModel) -> None:
+        """Lower a damping that hides in the rounding of the loss what the model has to gain."""
+        assert self._damping is not None
+        while self._damping > _SMALLEST and 0.0 < curvature.damped(self._damping).predicted <= point.loss_noise:
+            self._damping *= 0.1
+
+    def _promise(self, curvature: DampedModel, point: Point) -> float:
+        """``g (J' J + damping D)^-1 g`` with the present ``J``: the size of a gradient in the units of the loss, whatever those of the parameters."""
+        assert self._damping is not None
+        return float(torch.dot(point.grad, curvature.damped_solve(point.grad, self._damping)))
+
+    def _settle_at_floor(self, start: Point, trial: Point, curvature: DampedModel) -> Step:
         """Where the loss cannot tell, the gradient decides; after a few rejections the model is the suspect."""
         assert self._damping is not None
-        if trial.is_finite and trial.largest_grad < start.largest_grad:
-            self._floor_rejections = 0
+        if trial.is_finite and self._promise(curvature, trial) < self._promise(curvature, start):
+            self._damping /= 3.0
+            self._growth, self._floor_rejections = _GROWTH, 0
             return Step(start, trial, trial, Outcome.APPROXIMATE_GAIN)
         self._floor_rejections += 1
         self._damping *= self._growth
+        self._growth *= _GROWTH
         return Step(start, trial, start, Outcome.REJECTED if self._floor_rejections < _FLOOR_REJECTIONS else Outcome.NO_DECREASE)
 
 

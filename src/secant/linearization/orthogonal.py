@@ -13,8 +13,10 @@ from secant.linearization.cholesky import widened
 from secant.linearization.linear_model import LinearModel
 from secant.subproblem.solution import Solution, confined_solution
 
-DECOMPOSED_BELOW = 400
-"""Up to this many parameters the singular values are computed once for all dampings; beyond, each damping costs a QR factorization of its own."""
+_DECOMPOSED_FROM, DECOMPOSED_BELOW = 60, 400
+"""Between these numbers of parameters the singular values are computed once for all dampings. Beyond, they cost more than a QR factorization for each damping;
+below, such a factorization costs next to nothing, and it is exact for each column in its own scale, which singular values are not: small columns drown in
+the rounding of large ones."""
 
 
 @final
@@ -40,6 +42,7 @@ class OrthogonalFactors(LinearModel):
             block = torch.cat([widened(J), widened(r)[:, None]], dim=1)
             triangle = torch.linalg.qr(block if triangle is None else torch.cat([triangle, block]), mode="r")[1]
         assert triangle is not None
+        self._has_all_rows = len(triangle) >= size
         if len(triangle) < size + 1:
             triangle = torch.cat([triangle, triangle.new_zeros(size + 1 - len(triangle), size + 1)])
         self._R, self._c = triangle[:size, :size].contiguous(), triangle[:size, size].contiguous()
@@ -54,7 +57,7 @@ class OrthogonalFactors(LinearModel):
     def damped(self, damping: float, scale: Tensor) -> Solution:
         """See :class:`~secant.linearization.linear_model.LinearModel`."""
         roots = scale.to(self._R.dtype).sqrt()
-        if len(self._R) < DECOMPOSED_BELOW or damping == 0.0:
+        if self._is_decomposed(damping):
             values, V, coordinates = self._singular(roots)
             p = (V.T @ (values * coordinates / (values.square() + damping))).neg() / roots
         else:
@@ -65,10 +68,13 @@ class OrthogonalFactors(LinearModel):
     def damped_solve(self, v: Tensor, damping: float, scale: Tensor) -> Tensor:
         """See :class:`~secant.linearization.linear_model.LinearModel`; directions that are zero to rounding are left out."""
         roots = scale.to(self._R.dtype).sqrt()
-        if len(self._R) < DECOMPOSED_BELOW or damping == 0.0:
+        if self._is_decomposed(damping):
             values, V, _ = self._singular(roots)
             return (V.T @ ((V @ (v.to(V.dtype) / roots)) / (values.square() + damping))) / roots
-        return torch.cholesky_solve(v.to(self._R.dtype)[:, None], self._damped_triangle(damping, roots)[:, :-1], upper=True)[:, 0]
+        triangle, v = self._damped_triangle(damping, roots)[:, :-1], v.to(self._R.dtype)[:, None]
+        p = torch.cholesky_solve(v, triangle, upper=True)
+        missing = v - triangle.T @ (triangle @ p)  # the condition number enters squared: one refinement, as for corrected seminormal equations
+        return (p + torch.cholesky_solve(missing, triangle, upper=True))[:, 0]
 
     def image(self, p: Tensor) -> Tensor:
         """``R p``, as long as ``J p``."""
@@ -94,6 +100,10 @@ class OrthogonalFactors(LinearModel):
         rows = V / values[:, None]
         inverse: Tensor = rows.T @ rows
         return inverse
+
+    def _is_decomposed(self, damping: float) -> bool:
+        """Whether singular values are used: where directions are missing they are needed, whatever the damping."""
+        return damping == 0.0 or not self._has_all_rows or _DECOMPOSED_FROM <= len(self._R) < DECOMPOSED_BELOW
 
     def _damped_triangle(self, damping: float, roots: Tensor) -> Tensor:
         """The triangle of ``R`` above ``sqrt(damping D)``, with the rotated ``c`` as its last column, shape ``(n, n + 1)``; free for the last damping."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from secant.curvature.normal_matrix import add_gram
+from secant.linearization.normal_matrix import add_gram
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
