@@ -24,6 +24,10 @@ NAMES = (
     "fine_tuning",
     "cutest",
     "limited_broyden",
+    "curve_fit",
+    "derivatives",
+    "poisson_engd",
+    "burgers_rad",
     "table",
 )
 

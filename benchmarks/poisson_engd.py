@@ -25,7 +25,8 @@ STREAMS = ("torch", "numpy")
 NOTE = (
     "seconds are processor time of one core without compilation and without measuring the error; wall_seconds include that. error: relative l2, at the end. "
     "stream: of the initial parameters. lm: the defaults. lm-geodesic: geodesic acceleration instead of corrections. lm-straight: neither. "
-    "gauss-newton: undamped with a line search, in function space the energy natural gradient. ssbroyden: the defaults, on the compiled loss."
+    "gauss-newton: undamped with a line search; not the published natural gradient, whose pseudo-inverse is that of J' J and whose steps come from a grid. "
+    "ssbroyden: the defaults, on the compiled loss."
 )
 
 METHODS: dict[str, Callable[[Sequence[Tensor]], CurvatureOptimizer[Any]]] = {

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import mini_batch_tables, second_order_tables
+from benchmarks import least_squares_tables, mini_batch_tables, second_order_tables
 from benchmarks.record import RESULTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "README.zh-CN.md", "docs/mini-batch-training.md", "docs/saddles.md", "docs/large-problems.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/mini-batch-training.md", "docs/saddles.md", "docs/large-problems.md", "docs/least-squares-and-physics.md")
 BEGIN, END = "<!-- benchmarks: {} -->", "<!-- end -->"
 
 
@@ -48,6 +48,10 @@ def _tables() -> dict[str, str]:
         "saddles": second_order_tables.saddles_table(),
         "saddle ends": second_order_tables.ends_table(),
         "minima": second_order_tables.minima_table(),
+        "physics": least_squares_tables.physics_table(),
+        "curve-fit": least_squares_tables.curve_fit_table(),
+        "derivatives": least_squares_tables.derivatives_table(),
+        "least-squares goals": least_squares_tables.goals_table(),
     }
 
 

@@ -1,8 +1,8 @@
 """The Burgers equation as a DeepXDE model, trained by SSBroyden: any optimizer of torch may be passed to ``compile``.
 
-The model is DeepXDE's own example (penalties for initial data and boundary) with 941 parameters and fixed points. DeepXDE hands the optimizer a closure that
+The model is DeepXDE's own example (penalties for initial data and boundary) with 921 parameters and fixed points. DeepXDE hands the optimizer a closure that
 calls ``backward``, a new one for every iteration; ten iterations of ours are one of DeepXDE's here, so that nine of ten can go on from the evaluation before.
-Expect the sum of the losses to fall to about 1e-6 within 2,000 iterations of ours.
+Expect the sum of the losses to fall at every line that is printed.
 
 Needs ``pip install deepxde``.
 """
