@@ -140,7 +140,7 @@ def _jacobians(network: nn.Module, points: Tensor) -> dict[str, object]:
             torch.bmm(adjoints, inputs, out=products)
         gram_of(ours)
 
-    both |= {"the products alone: two batched outer products, dsyrk": two_products, "J.T @ J alone": lambda: ours.T @ ours}
+    both |= {"the products alone: two batched outer products, one triangle of J.T @ J": two_products, "J.T @ J alone": lambda: ours.T @ ours}
     return {
         "chunks of torch.func, milliseconds": {name: 1e3 * min(times) for name, times in first.items()},
         "Jacobian": _table(_in_turn(jacobian, JACOBIAN_ROUNDS), best, errors),

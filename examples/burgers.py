@@ -2,7 +2,7 @@
 
 ``u_t + u u_x = nu u_xx`` with ``nu = 0.01 / pi`` turns a sine wave into a shock at ``x = 0``. The network has 941 parameters; what it multiplies and adds
 makes the initial data exact, and its inputs make the solution periodic. ``PointResidual`` knows the Jacobian of the residual at the cost of a few passes, and
-every ten steps ``RAD`` draws new points where the residual is large. Expect a relative error of about 1e-1 after 20 steps and below 1e-3 after 60.
+every ten steps ``RAD`` draws new points where the residual is large. Expect a relative error of about 2e-5 after 60 steps, some ten seconds of one core.
 """
 
 from __future__ import annotations

@@ -37,6 +37,9 @@ class Damping(Globalization[DampedModel]):
     point method. An accepted step multiplies the damping by ``max(1/3, 1 - (2 ratio - 1)^3)``, where the ratio's prediction is that of ``v``; rejected ones
     multiply it by 2, 4, 8, ...
 
+    Near the floor: a damping whose step promises less than the loss can show is lowered first, and where the loss cannot tell two points apart,
+    ``g (J' J + damping D)^-1 g`` decides, a gradient in the units of the loss.
+
     Args:
         initial: First damping, relative to the largest curvature along a parameter; the learning rate divides it.
         corrections: Most corrections of a trial, each at one evaluation of the residuals; 0 for the classical step.
