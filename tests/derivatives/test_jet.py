@@ -169,7 +169,7 @@ def test_dropout_takes_one_mask_for_the_value_and_its_derivatives() -> None:
     assert 0 < (u == 0.0).sum() < u.numel()
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.2), torch.abs], ids=str)
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.2), torch.abs], ids=["ReLU", "LeakyReLU", "abs"])
 def test_first_derivatives_pass_through_kinks(activation: Callable[[Tensor], Tensor]) -> None:
     field = Field(lambda points: activation(LIFT(points)), "tx")
     for name, derivative in zip(("", "x"), field.derivatives(POINTS, ("", "x")), strict=True):
@@ -177,7 +177,9 @@ def test_first_derivatives_pass_through_kinks(activation: Callable[[Tensor], Ten
 
 
 @pytest.mark.parametrize(
-    "activation", [nn.ReLU(), nn.LeakyReLU(), nn.ELU(), nn.Hardswish(), torch.abs, lambda x: x.clamp(0.0, 1.0), lambda x: torch.maximum(x, x * x)], ids=str
+    "activation",
+    [nn.ReLU(), nn.LeakyReLU(), nn.ELU(), nn.Hardswish(), torch.abs, lambda x: x.clamp(0.0, 1.0), lambda x: torch.maximum(x, x * x)],
+    ids=["ReLU", "LeakyReLU", "ELU", "Hardswish", "abs", "clamp", "maximum"],
 )
 @pytest.mark.parametrize("name", ["xx", "laplacian", "ttx"])
 def test_second_derivatives_through_kinks_are_refused(activation: Callable[[Tensor], Tensor], name: str) -> None:
