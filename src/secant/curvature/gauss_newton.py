@@ -251,8 +251,9 @@ class GaussNewton(DampedModel):
         residuals, size = objective.row_count, point.x.numel()
         largest = max(bytes_of(solver, residuals, size) for solver in Solver)
         free = free_bytes(point.x.device) if largest > _SMALL_BYTES else None
-        self.choice = choose(residuals, size, free, is_ill_conditioned=self._is_ill_conditioned)
-        if self._solver != "auto":
+        if self._solver == "auto":
+            self.choice = choose(residuals, size, free, is_ill_conditioned=self._is_ill_conditioned)
+        else:
             self.choice = Choice(Solver(self._solver), "as asked for")
         needed = residuals * size * point.x.element_size()
         fits = needed <= _STORED_BYTES and (free is None or needed <= free // 4)

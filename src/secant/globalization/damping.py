@@ -93,11 +93,10 @@ class Damping(Globalization[DampedModel]):
         """Trials with growing damping until one is accepted; see :class:`~secant.globalization.globalization.Globalization`."""
         if self._damping is None:
             self._damping = self._initial / lr
-        if self._growth == _GROWTH:  # else the last trial was rejected at less damping
-            self._uncover(point, curvature)
+        solved = self._uncovered(point, curvature) if self._growth == _GROWTH else None  # else the last trial was rejected at less damping
         first, outcome = self._damping, Outcome.NO_DECREASE
         for _ in range(self._budget):
-            step = _within(curvature.damped(self._damping), longest)
+            step, solved = _within(solved or curvature.damped(self._damping), longest), None
             if math.isnan(step.predicted):  # a residual was not a number when it was linearized
                 return Step(point, None, point, Outcome.NOT_FINITE)
             if not step.predicted > 0.0:
@@ -179,11 +178,14 @@ class Damping(Globalization[DampedModel]):
             r = objective.trial(x)
         return x, r
 
-    def _uncover(self, point: Point, curvature: DampedModel) -> None:
-        """Lower a damping that hides in the rounding of the loss what the model has to gain."""
+    def _uncovered(self, point: Point, curvature: DampedModel) -> Solution:
+        """The damped step, after lowering a damping that hides in the rounding of the loss what the model has to gain."""
         assert self._damping is not None
-        while self._damping > _SMALLEST and 0.0 < curvature.damped(self._damping).predicted <= point.loss_noise:
+        step = curvature.damped(self._damping)
+        while self._damping > _SMALLEST and 0.0 < step.predicted <= point.loss_noise:
             self._damping *= 0.1
+            step = curvature.damped(self._damping)
+        return step
 
     def _promise(self, curvature: DampedModel, point: Point) -> float:
         """``g (J' J + damping D)^-1 g`` with the present ``J``: the size of a gradient in the units of the loss, whatever those of the parameters."""
