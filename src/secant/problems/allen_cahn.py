@@ -12,10 +12,10 @@ from numpy.polynomial.chebyshev import chebval
 from torch import Tensor
 
 from secant.derivatives import Field, PointResidual
-from secant.problems.collocated import collocated_problem, mean_scale
+from secant.problems.collocated import field_problem, mean_scale
 from secant.problems.networks import check_widths, dense_network, described
 from secant.problems.points import grid, sobol_rectangle
-from secant.problems.problem import Problem, relative_distance
+from secant.problems.problem import Problem
 from secant.problems.spectral import Real, even_reaction_diffusion
 
 DIFFUSIVITY = 0.001
@@ -50,17 +50,12 @@ def build_allen_cahn(seed: int, *, compile: bool = False, widths: Sequence[int] 
     field = Field(network, "tx", output_transform=_with_data)
     points = sobol_rectangle(8000, (0.0, 1.0), (-1.0, 1.0), seed=1)
     residual = PointResidual(field, points, _equation, ("", "t", "xx"), scale=mean_scale(points))
-    test_points, expected = _test_grid()
-
-    def error() -> float:
-        with torch.no_grad():
-            return relative_distance(field(test_points), expected)
-
-    return collocated_problem(
+    return field_problem(
         name,
-        tuple(network.parameters()),
+        network,
+        field,
         (residual,),
-        error,
+        _test_grid(),
         seed=seed,
         compile=compile,
         settings={

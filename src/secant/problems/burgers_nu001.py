@@ -10,10 +10,10 @@ from torch import Tensor
 
 from secant.derivatives import Field, PointResidual
 from secant.problems.burgers import burgers_equation, burgers_solution, collocation_points, start_mismatch
-from secant.problems.collocated import collocated_problem, mean_scale
+from secant.problems.collocated import field_problem, mean_scale
 from secant.problems.networks import check_widths, dense_network, described
 from secant.problems.points import grid, periodic_inputs, sobol
-from secant.problems.problem import Problem, relative_distance
+from secant.problems.problem import Problem
 
 VISCOSITY = 0.01
 _TIMES, _POSITIONS = 100, 1024
@@ -56,17 +56,12 @@ def build_burgers_nu001(seed: int, *, compile: bool = False, widths: Sequence[in
         PointResidual(field, interior, burgers_equation(VISCOSITY), ("", "t", "x", "xx"), scale=mean_scale(interior, _EQUATION_WEIGHT)),
         PointResidual(field, start, start_mismatch, ("",), scale=mean_scale(start)),
     )
-    test_points, expected = _test_grid()
-
-    def error() -> float:
-        with torch.no_grad():
-            return relative_distance(field(test_points), expected)
-
-    return collocated_problem(
+    return field_problem(
         name,
-        tuple(network.parameters()),
+        network,
+        field,
         blocks,
-        error,
+        _test_grid(),
         seed=seed,
         compile=compile,
         settings={

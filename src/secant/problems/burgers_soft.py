@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from secant.derivatives import Field, PointResidual
 from secant.problems.burgers import VISCOSITY, burgers_equation, burgers_test_grid, reference_settings, start_mismatch
-from secant.problems.collocated import collocated_problem, mean_scale
+from secant.problems.collocated import boundary_value, field_problem, mean_scale
 from secant.problems.networks import check_widths, dense_network, described
 from secant.problems.points import sobol, sobol_rectangle
-from secant.problems.problem import Problem, relative_distance
+from secant.problems.problem import Problem
 
 
 def build_burgers_soft(seed: int, *, compile: bool = False, widths: Sequence[int] = (2, 20, 20, 20, 20, 1), name: str = "burgers-soft") -> Problem:
@@ -47,19 +46,14 @@ def build_burgers_soft(seed: int, *, compile: bool = False, widths: Sequence[int
     blocks = (
         PointResidual(field, interior, burgers_equation(VISCOSITY), ("", "t", "x", "xx"), scale=mean_scale(interior)),
         PointResidual(field, start, start_mismatch, ("",), scale=mean_scale(start)),
-        PointResidual(field, ends, _value, ("",), scale=mean_scale(ends)),
+        PointResidual(field, ends, boundary_value, ("",), scale=mean_scale(ends)),
     )
-    test_points, expected = burgers_test_grid()
-
-    def error() -> float:
-        with torch.no_grad():
-            return relative_distance(field(test_points), expected)
-
-    return collocated_problem(
+    return field_problem(
         name,
-        tuple(network.parameters()),
+        network,
+        field,
         blocks,
-        error,
+        burgers_test_grid(),
         seed=seed,
         compile=compile,
         settings={
@@ -71,7 +65,3 @@ def build_burgers_soft(seed: int, *, compile: bool = False, widths: Sequence[int
             **reference_settings(),
         },
     )
-
-
-def _value(points: Tensor, u: Tensor) -> Tensor:
-    return u

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from secant.derivatives import PointResidual, loss_closure
-from secant.problems.problem import Problem, checksum
+from secant.derivatives import Field, PointResidual, loss_closure
+from secant.problems.problem import Problem, checksum, relative_distance
 
 
 def collocated_problem(
@@ -52,6 +53,43 @@ def collocated_problem(
     )
 
 
+def field_problem(
+    name: str,
+    network: nn.Module,
+    field: Field,
+    residual: Sequence[PointResidual],
+    test_grid: tuple[Tensor, Tensor],
+    *,
+    seed: int,
+    compile: bool,
+    settings: Mapping[str, str | int | float | bool],
+) -> Problem:
+    """The problem of one unknown field; its error is the relative l2 distance to a reference.
+
+    Args:
+        name: Of the problem.
+        network: What is trained.
+        field: The unknown function that the network makes.
+        residual: See :func:`collocated_problem`, as for the rest.
+        test_grid: Points, and the reference there.
+        seed: Of the start.
+        compile: Whether to compile the loss.
+        settings: What is stated.
+    """
+    test_points, expected = test_grid
+
+    def error() -> float:
+        with torch.no_grad():
+            return relative_distance(field(test_points), expected)
+
+    return collocated_problem(name, tuple(network.parameters()), residual, error, seed=seed, compile=compile, settings=settings)
+
+
 def mean_scale(points: Tensor, weight: float = 1.0) -> float:
     """The scale of a residual at these points with which half its sum of squares is ``weight`` times the mean of squares: ``sqrt(2 weight / points)``."""
     return math.sqrt(2.0 * weight / len(points))
+
+
+def boundary_value(points: Tensor, u: Tensor) -> Tensor:
+    """``u``, which is zero on the boundary."""
+    return u

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from secant.derivatives import Field, PointResidual
-from secant.problems.collocated import collocated_problem, mean_scale
+from secant.problems.collocated import field_problem, mean_scale
 from secant.problems.networks import check_widths, dense_network, described
 from secant.problems.points import grid, periodic_inputs, sobol_rectangle
-from secant.problems.problem import Problem, relative_distance
+from secant.problems.problem import Problem
 from secant.problems.spectral import Real, periodic_advection
 
 DISPERSION = 0.0025
@@ -50,17 +50,12 @@ def build_kdv(seed: int, *, compile: bool = False, widths: Sequence[int] = (3, 2
     field = Field(network, "tx", input_transform=periodic_inputs, output_transform=_with_initial_data)
     points = sobol_rectangle(4000, (0.0, 1.0), (-1.0, 1.0), seed=1)
     residual = PointResidual(field, points, _equation, ("", "t", "x", "xxx"), scale=mean_scale(points))
-    test_points, expected = _test_grid()
-
-    def error() -> float:
-        with torch.no_grad():
-            return relative_distance(field(test_points), expected)
-
-    return collocated_problem(
+    return field_problem(
         name,
-        tuple(network.parameters()),
+        network,
+        field,
         (residual,),
-        error,
+        _test_grid(),
         seed=seed,
         compile=compile,
         settings={

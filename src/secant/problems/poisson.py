@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secant.derivatives import Field, PointResidual
-from secant.problems.collocated import mean_scale
+from secant.problems.collocated import boundary_value, mean_scale
 from secant.problems.networks import check_widths, dense_network, described, mlp, mlp_channels, partial_derivatives
 from secant.problems.points import cube_boundary, grid, sobol
 from secant.problems.problem import Problem, checksum, closure, relative_distance
@@ -134,11 +134,6 @@ def exact_solution(points: Tensor) -> Tensor:
 def poisson_equation(points: Tensor, laplacian: Tensor) -> Tensor:
     """``Laplace u + f`` for the product of sines."""
     return laplacian + points.shape[1] * math.pi**2 * exact_solution(points)
-
-
-def boundary_value(points: Tensor, u: Tensor) -> Tensor:
-    """``u``, which is zero on the boundary."""
-    return u
 
 
 def _poisson(setting: _Setting, seed: int, *, compile: bool, derivatives: str) -> Problem:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from typing import Literal
 
 import numpy
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from secant.derivatives import Field, PointResidual
-from secant.problems.collocated import collocated_problem, mean_scale
+from secant.problems.collocated import boundary_value, field_problem, mean_scale
 from secant.problems.points import grid
-from secant.problems.poisson import exact_solution
-from secant.problems.problem import Problem, relative_distance
+from secant.problems.poisson import exact_solution, poisson_equation
+from secant.problems.problem import Problem
 
 _WIDTHS = (2, 32, 1)
 _POINTS_PER_AXIS, _TEST_POINTS_PER_AXIS = 30, 200
@@ -50,20 +49,15 @@ def build_poisson_engd(seed: int, *, compile: bool = False, stream: Literal["tor
     axis = torch.linspace(0.0, 1.0, _POINTS_PER_AXIS, dtype=torch.float64)
     interior, boundary = grid([axis[1:-1]] * 2), square_boundary(axis)
     blocks = (
-        PointResidual(field, interior, _equation, ("laplacian",), scale=mean_scale(interior)),
-        PointResidual(field, boundary, _value, ("",), scale=mean_scale(boundary, _PERIMETER)),
+        PointResidual(field, interior, poisson_equation, ("laplacian",), scale=mean_scale(interior)),
+        PointResidual(field, boundary, boundary_value, ("",), scale=mean_scale(boundary, _PERIMETER)),
     )
-    test_points, expected = _test_grid()
-
-    def error() -> float:
-        with torch.no_grad():
-            return relative_distance(field(test_points), expected)
-
-    return collocated_problem(
+    return field_problem(
         "poisson-engd",
-        tuple(network.parameters()),
+        network,
+        field,
         blocks,
-        error,
+        _test_grid(),
         seed=seed,
         compile=compile,
         settings={
@@ -109,14 +103,6 @@ def _started_network(seed: int, stream: str) -> nn.Sequential:
         linear.weight, linear.bias = normal(outputs, inputs), normal(outputs)
         layers += [linear, nn.Tanh()]
     return nn.Sequential(*layers[:-1])
-
-
-def _equation(points: Tensor, laplacian: Tensor) -> Tensor:
-    return laplacian + 2.0 * math.pi**2 * exact_solution(points)
-
-
-def _value(points: Tensor, u: Tensor) -> Tensor:
-    return u
 
 
 @functools.cache

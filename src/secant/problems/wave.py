@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from secant.derivatives import Field, PointResidual
-from secant.problems.collocated import collocated_problem, mean_scale
+from secant.problems.collocated import field_problem, mean_scale
 from secant.problems.networks import check_widths, dense_network, described
 from secant.problems.points import grid, sobol, sobol_rectangle
-from secant.problems.problem import Problem, relative_distance
+from secant.problems.problem import Problem
 
 SPEED = 2.0
 _POINTS_PER_AXIS = 101
@@ -55,17 +55,12 @@ def build_wave(seed: int, *, compile: bool = False, widths: Sequence[int] = (2, 
         PointResidual(field, start, _velocity, ("t",), scale=mean_scale(start) / frequency),
         PointResidual(field, ends, _displacement, ("",), scale=mean_scale(ends)),
     )
-    test_points, expected = _test_grid()
-
-    def error() -> float:
-        with torch.no_grad():
-            return relative_distance(field(test_points), expected)
-
-    return collocated_problem(
+    return field_problem(
         name,
-        tuple(network.parameters()),
+        network,
+        field,
         blocks,
-        error,
+        _test_grid(),
         seed=seed,
         compile=compile,
         settings={
