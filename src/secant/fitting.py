@@ -14,9 +14,9 @@ from secant.optimizer import Callback, CurvatureOptimizer
 from secant.progress import ProgressLine
 from secant.residual_methods import RESIDUAL_METHODS
 from secant.residuals import Residual, ResidualClosure, RowResidual, SumOfSquares
-from secant.run import SUCCESSES, Bound, Run, TraceRow, checked_method, refuse_limits, split_options, status_of
+from secant.run import SUCCESSES, Bound, Run, TraceRow, bound_to_copies, checked_method, refuse_limits, split_options, status_of
 from secant.step import Outcome
-from secant.tree import Tree, leaves_of, map_leaves
+from secant.tree import Tree
 
 ResidualFunction = Callable[..., Any]
 
@@ -149,9 +149,11 @@ def _bind(residual: ResidualFunction | Sequence[ResidualFunction], x0: Tree | nn
         module = x0
         parts: Sequence[ResidualClosure] = functions if size is None else (RowResidual(functions[0], size),)
         return Bound(list(module.parameters()), SumOfSquares(parts), lambda: module)
-    variables = map_leaves(lambda leaf: leaf.detach().clone().requires_grad_(leaf.is_floating_point() or leaf.is_complex()), x0)
-    parts = [_of(f, variables) for f in functions] if size is None else [RowResidual(lambda rows: functions[0](variables, rows), size)]
-    return Bound(leaves_of(variables), SumOfSquares(parts), lambda: map_leaves(lambda leaf: leaf.detach(), variables))
+
+    def closure_of(variables: Tree) -> SumOfSquares:
+        return SumOfSquares([_of(f, variables) for f in functions] if size is None else [RowResidual(lambda rows: functions[0](variables, rows), size)])
+
+    return bound_to_copies(x0, closure_of)
 
 
 def _of(function: ResidualFunction, variables: Tree) -> ResidualClosure:

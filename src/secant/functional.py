@@ -15,9 +15,9 @@ from secant.notice import warn_user
 from secant.numpy_objective import NumpyObjective, is_array_like
 from secant.optimizer import Callback, CurvatureOptimizer
 from secant.progress import ProgressLine
-from secant.run import SUCCESSES, Bound, Run, TraceRow, checked_method, refuse_limits, split_options, status_of, takes_argument
+from secant.run import SUCCESSES, Bound, Run, TraceRow, bound_to_copies, checked_method, refuse_limits, split_options, status_of, takes_argument
 from secant.step import Outcome
-from secant.tree import Tree, leaves_of, map_leaves
+from secant.tree import Tree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,8 +178,7 @@ def _bind(fun: Callable[..., Any], x0: Tree | nn.Module, args: tuple[Any, ...]) 
         module = x0
         closure = (lambda: fun(module, *args)) if args or takes_argument(fun) else fun
         return Bound(list(module.parameters()), closure, lambda: module)
-    variables = map_leaves(lambda leaf: leaf.detach().clone().requires_grad_(leaf.is_floating_point() or leaf.is_complex()), x0)
-    return Bound(leaves_of(variables), lambda: fun(variables, *args), lambda: map_leaves(lambda leaf: leaf.detach(), variables))
+    return bound_to_copies(x0, lambda variables: lambda: fun(variables, *args))
 
 
 def _refuse_derivatives(**given: object) -> None:

@@ -16,6 +16,7 @@ from secant.objective import Counts
 from secant.optimizer import Callback, CurvatureOptimizer, Iteration
 from secant.progress import ProgressLine, end_line, terminal_line
 from secant.step import Correction, Outcome, Point
+from secant.tree import Tree, leaves_of, map_leaves
 
 _BUDGET_OPTIONS = ("maxiter", "maxfun", "seconds")
 _FRUITLESS = frozenset({Outcome.NOT_FINITE, Outcome.NO_DECREASE, Outcome.NO_DESCENT})
@@ -67,6 +68,17 @@ class Bound:
     answer: Callable[[], Any]
     counted: Callable[[], Counts] | None = None
     resolution: float = 0.0
+
+
+def bound_to_copies(x0: Tree, closure_of: Callable[[Tree], Closure]) -> Bound:
+    """A function tied to copies of tensors; those of ``x0`` are never modified.
+
+    Args:
+        x0: Tensors in nested dicts, lists or tuples.
+        closure_of: Makes the closure from the copies, which have the form of ``x0``.
+    """
+    variables = map_leaves(lambda leaf: leaf.detach().clone().requires_grad_(leaf.is_floating_point() or leaf.is_complex()), x0)
+    return Bound(leaves_of(variables), closure_of(variables), lambda: map_leaves(lambda leaf: leaf.detach(), variables))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,25 +36,18 @@ def own_methods() -> list[Method]:
 
 def _full_batch(name: str, optimizer: type[Optimizer]) -> Method:
     def drive(course: Course) -> str:
-        techniques = course.techniques
-        options: dict[str, Any] = {"weight_decay": techniques.weight_decay or 0.0, "max_step_length": techniques.clip_norm}
-        running: Any = optimizer(list(course.parameters), **options)
-        after_step = moving_rate(running, techniques, course.steps)
-        evaluate = course.loss if techniques.accumulate == 1 else course.loss_and_gradient
+        running = _built(optimizer, course)
+        evaluate = course.loss if course.techniques.accumulate == 1 else course.loss_and_gradient
+
+        def charge() -> None:
+            course.charge_products(running.counts.hessian_products)
 
         def closure() -> torch.Tensor:
             # One object for the whole run, so that the accepted evaluation of a step serves the next one.
-            course.charge_products(running.counts.hessian_products)
+            charge()
             return evaluate()
 
-        while True:
-            after_step(running.step(closure))
-            course.charge_products(running.counts.hessian_products)
-            if techniques.clip_norm is not None:
-                course.clipped_steps += _length(course, running) >= _AT_THE_LIMIT * techniques.clip_norm
-            course.settle()
-            if running.outcome.stops:
-                return str(running.outcome.sentence)
+        return _run(running, course, closure, charge)
 
     settings = {"class": f"secant.{optimizer.__name__}", "arguments": "defaults", "keeps": Keeps.BEST.value}
     return Method(name, _summary(optimizer), Origin.SECANT, (Variant("", settings, drive),), Keeps.LAST, decay=Decay.COUPLED)
@@ -63,21 +57,30 @@ def _residual(name: str, optimizer: type[Optimizer]) -> Method:
     """A method of least squares, on the residuals of the problem. A Jacobian counts as much as a Hessian product; a residual as a loss with its gradient."""
 
     def drive(course: Course) -> str:
-        techniques = course.techniques
-        options: dict[str, Any] = {"weight_decay": techniques.weight_decay or 0.0, "max_step_length": techniques.clip_norm}
-        running: Any = optimizer(list(course.parameters), **options)
-        after_step = moving_rate(running, techniques, course.steps)
-        while True:
-            after_step(running.step(course.residual))
-            course.charge(_price(running.counts))
-            if techniques.clip_norm is not None:
-                course.clipped_steps += _length(course, running) >= _AT_THE_LIMIT * techniques.clip_norm
-            course.settle()
-            if running.outcome.stops:
-                return str(running.outcome.sentence)
+        running = _built(optimizer, course)
+        return _run(running, course, course.residual, lambda: course.charge(_price(running.counts)))
 
     settings = {"class": f"secant.{optimizer.__name__}", "arguments": "defaults", "keeps": Keeps.LAST.value}
     return Method(name, _summary(optimizer), Origin.SECANT, (Variant("", settings, drive),), Keeps.LAST, decay=Decay.COUPLED, needs_residual=True)
+
+
+def _built(optimizer: type[Optimizer], course: Course) -> Any:
+    options: dict[str, Any] = {"weight_decay": course.techniques.weight_decay or 0.0, "max_step_length": course.techniques.clip_norm}
+    return optimizer(list(course.parameters), **options)
+
+
+def _run(running: Any, course: Course, target: object, charge: Callable[[], None]) -> str:
+    """Step on the target until an outcome stops; ``charge`` counts what the last step evaluated by itself."""
+    clip_norm = course.techniques.clip_norm
+    after_step = moving_rate(running, course.techniques, course.steps)
+    while True:
+        after_step(running.step(target))
+        charge()
+        if clip_norm is not None:
+            course.clipped_steps += _length(course, running) >= _AT_THE_LIMIT * clip_norm
+        course.settle()
+        if running.outcome.stops:
+            return str(running.outcome.sentence)
 
 
 def _price(counts: Counts) -> float:
