@@ -11,13 +11,18 @@ BLOCK_BYTES = 1 << 25
 """What a block of rows of the Jacobian may take where rows can be had apart: long enough for matrix products at full speed."""
 
 
+def real_size(tensor: Tensor) -> int:
+    """How many real numbers a tensor holds: a complex one counts as pairs."""
+    return tensor.numel() * (2 if tensor.is_complex() else 1)
+
+
 def jacobian_of(r: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """The Jacobian of residuals with a graph, shape ``(N, n)``, in the residuals' type.
 
     With fewer residuals than parameters one backward pass per row; else one product ``J v`` per column, each a backward pass through the graph of ``J' u``.
     Passes are made many at a time by vmap where every operation allows it.
     """
-    sizes = [p.numel() * (2 if p.is_complex() else 1) for p in parameters]
+    sizes = [real_size(p) for p in parameters]
     if not r.requires_grad:
         return r.new_zeros(r.numel(), sum(sizes))
     if r.numel() <= sum(sizes):
@@ -58,13 +63,13 @@ def pushed(r: Tensor, parameters: Sequence[Tensor], v: Sequence[Tensor]) -> Tens
 
 def _directions_pulled(outputs: Tensor, inputs: Sequence[Tensor], directions: Tensor) -> Tensor:
     """The rows ``directions @ d(outputs)/d(inputs)``, shape ``(directions, inputs)``, as many at a time as fit into a block."""
-    width = sum(p.numel() * (2 if p.is_complex() else 1) for p in inputs)
+    width = sum(real_size(p) for p in inputs)
     chunk = max(1, BLOCK_BYTES // (8 * max(1, max(width, outputs.numel()))))
     rows = []
     for part in torch.split(directions, chunk):
         pieces = _batched_gradients(outputs, inputs, part)
         flat = [
-            part.new_zeros(len(part), p.numel() * (2 if p.is_complex() else 1))
+            part.new_zeros(len(part), real_size(p))
             if piece is None
             else (torch.view_as_real(piece.resolve_conj()) if piece.is_complex() else piece).reshape(len(part), -1).to(part.dtype)
             for p, piece in zip(inputs, pieces, strict=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from secant.derivatives.jet import Jet
-from secant.jacobians import jacobian_of
+from secant.jacobians import jacobian_of, real_size
 
 _PRODUCTS = frozenset(("matmul", "mm", "__matmul__"))
 _ELEMENTWISE = frozenset("add __add__ __radd__ sub subtract __sub__ rsub __rsub__ mul multiply __mul__ __rmul__ div divide true_divide __truediv__".split())  # noqa: SIM905
@@ -139,7 +139,7 @@ class _Columns:
     """The Jacobian while it is written, transposed: shape ``(n, points, m)``."""
 
     def __init__(self, parameters: Sequence[Tensor], values: Tensor) -> None:
-        sizes = [_size(parameter) for parameter in parameters]
+        sizes = [real_size(parameter) for parameter in parameters]
         ends = list(itertools.accumulate(sizes, initial=0))
         self._parameters = parameters
         self._places = {id(parameter): slice(start, stop) for parameter, (start, stop) in zip(parameters, itertools.pairwise(ends), strict=True)}
@@ -165,7 +165,7 @@ class _Columns:
     def add_untapped(self, r: Tensor, parameters: Sequence[Tensor]) -> None:
         """Add what the graph itself still knows of some parameters."""
         if parameters:
-            pieces = torch.split(jacobian_of(r, parameters), [_size(parameter) for parameter in parameters], dim=1)
+            pieces = torch.split(jacobian_of(r, parameters), [real_size(parameter) for parameter in parameters], dim=1)
             for parameter, piece in zip(parameters, pieces, strict=True):
                 self._transposed[self._places[id(parameter)]] += piece.T.reshape(-1, *self._transposed.shape[1:])
 
@@ -193,7 +193,3 @@ def _add_products(products: Tensor, left: Tensor, right: Tensor) -> None:
         part = products[:, :, points]
         for a, b in zip(left, right, strict=True):
             part.addcmul_(a[points].T[:, None], b[points].T[None])
-
-
-def _size(parameter: Tensor) -> int:
-    return parameter.numel() * (2 if parameter.is_complex() else 1)
